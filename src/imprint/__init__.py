@@ -1,0 +1,51 @@
+"""Imprint: what every training example does to your model; find it, act on it, prove it by retraining.
+
+The public names load on first use, so that `import imprint` stays fast and works without the optional parts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that holds it.
+_EXPORTS = {
+    "Corpus": "imprint.corpus",
+    "open": "imprint.corpus",
+    "Learner": "imprint.fitting",
+    "Run": "imprint.recording",
+    "fit": "imprint.recording",
+    "load": "imprint.recording",
+    "watch": "imprint.recording",
+    "score": "imprint.scoring",
+    "clean": "imprint.cleaning",
+    "verify": "imprint.verifying",
+    "price": "imprint.verifying",
+    "audit": "imprint.auditing",
+    "ImprintError": "imprint.errors",
+}
+__all__ = [  # noqa: PLE0604
+    "Corpus", "ImprintError", "Learner", "Run", "audit", "clean", "fit", "load", "open", "price", "score", "verify", "watch",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from imprint.auditing import audit
+    from imprint.cleaning import clean
+    from imprint.corpus import Corpus, open
+    from imprint.errors import ImprintError
+    from imprint.fitting import Learner
+    from imprint.recording import Run, fit, load, watch
+    from imprint.scoring import score
+    from imprint.verifying import price, verify
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'imprint' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
