@@ -30,8 +30,9 @@ class Classification(Task):
     def fit(cls, target: pl.Series) -> Classification:
         classes = tuple(target.drop_nulls().unique().sort().to_list())
         if len(classes) < 2:
+            held = f"only the class {classes[0]!r}" if classes else "no value at all"
             raise TargetError(
-                f"Column '{target.name}' holds {len(classes)} class{'es' if not classes else f' ({classes[0]!r})'}; a classifier needs at least 2.",
+                f"Column '{target.name}' holds {held}; a classifier needs at least 2 classes.",
                 "Choose another target with --target, or check how the file was read.",
             )
         return cls(classes)

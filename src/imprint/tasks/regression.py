@@ -6,6 +6,7 @@ gives values in the user's unit again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,9 +34,9 @@ class Regression(Task):
                 f"Column '{target.name}' is not numeric ({target.dtype}); regression needs numbers.",
                 "Use task='classification', or clean the column.",
             )
-        values = target.drop_nulls().cast(pl.Float64)
-        mean, scale = float(values.mean() or 0.0), float(values.std() or 0.0)
-        if not (scale > 0 and torch.isfinite(torch.tensor([mean, scale])).all()):
+        values = target.drop_nulls().cast(pl.Float64).to_numpy()
+        mean, scale = (float(values.mean()), float(values.std())) if len(values) else (math.nan, math.nan)
+        if not (scale > 0 and math.isfinite(mean) and math.isfinite(scale)):
             raise TargetError(
                 f"Column '{target.name}' is constant or not finite (mean {mean}, standard deviation {scale}).",
                 "Choose another target.",
