@@ -22,23 +22,23 @@ _EXPORTS = {
     "score": "imprint.scoring",
     "clean": "imprint.cleaning",
     "verify": "imprint.verifying",
-    "price": "imprint.verifying",
+    "price": "imprint.auditing",
     "audit": "imprint.auditing",
     "ImprintError": "imprint.errors",
 }
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "Corpus", "ImprintError", "Learner", "Run", "audit", "clean", "fit", "load", "open", "price", "score", "verify", "watch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from imprint.auditing import audit
+    from imprint.auditing import audit, price
     from imprint.cleaning import clean
     from imprint.corpus import Corpus, open
     from imprint.errors import ImprintError
     from imprint.fitting import Learner
     from imprint.recording import Run, fit, load, watch
     from imprint.scoring import score
-    from imprint.verifying import price, verify
+    from imprint.verifying import verify
 
 
 def __getattr__(name: str) -> Any:

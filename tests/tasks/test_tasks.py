@@ -70,7 +70,20 @@ def test_multilabel_f1_equals_scikit_learn(rng: np.random.Generator) -> None:
     outputs = torch.from_numpy(rng.normal(size=(100, 6))).float()
     target = torch.from_numpy(rng.integers(0, 2, (100, 6))).float()
     got = Multilabel(tuple("abcdef")).metrics(outputs, target)
-    assert got["f1"] == pytest.approx(reference.f1_score(target, outputs > 0, average="micro"))
+    assert got["f1_micro"] == pytest.approx(reference.f1_score(target, outputs > 0, average="micro"))
+    assert got["f1"] == pytest.approx(reference.f1_score(target, outputs > 0, average="samples", zero_division=1))
+
+
+def test_credit_averages_to_the_headline(rng: np.random.Generator) -> None:
+    outputs = torch.from_numpy(rng.normal(size=(100, 4)))
+    for task, out, target in (
+        (Classification(tuple("abcd")), outputs, torch.from_numpy(rng.integers(0, 4, 100))),
+        (Regression(0.0, 1.0), outputs[:, :1], outputs[:, 1]),
+        (Multilabel(tuple("abcd")), outputs, (outputs.flip(0) > 0).double()),
+    ):
+        got = task.metrics(out, target)
+        assert next(iter(got)) == task.headline
+        assert task.credit(out, target).mean().item() == pytest.approx(got[task.headline])
 
 
 def test_margin_is_positive_just_where_the_prediction_is_right(rng: np.random.Generator) -> None:
@@ -83,9 +96,7 @@ def test_margin_is_positive_just_where_the_prediction_is_right(rng: np.random.Ge
 
 
 def test_multilabel_loss_is_the_mean_over_labels() -> None:
-    loss = Multilabel(("a", "b")).loss(
-        torch.tensor([[0.0, 100.0]]), Batch(torch.empty(1), torch.tensor([[1.0, 1.0]]))
-    )
+    loss = Multilabel(("a", "b")).loss(torch.tensor([[0.0, 100.0]]), Batch(torch.empty(1), torch.tensor([[1.0, 1.0]])))
     assert loss.item() == pytest.approx(np.log(2) / 2)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIELDS = ("logits", "probabilities", "loss", "margin", "correct", "predicted")
+FIELDS = ("logits", "probabilities", "loss", "margin", "confidence", "correct", "predicted")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Dynamics(Need):
     """What the model said of each training example as it was trained on it: `[epoch, example]` or `[epoch, example, class]`.
 
     Attributes:
-        field: One of `FIELDS`. "loss" in nats (or squared standard deviations), "margin" = target logit less the largest other.
+        field: One of `FIELDS`. "loss" in nats (or squared standard deviations), "margin" = target logit less the largest other,
+            "confidence" = exp(-loss): the probability given to the target (classification), the geometric mean of the labels'
+            probabilities (multilabel), 1 for a perfect value (regression).
         epochs: None for all, k > 0 for the first k recorded epochs, -k for the last k, or a fraction in (0, 1) of them (0.2 =
             the first fifth, at least one).
     """
@@ -69,6 +71,21 @@ class Target(Need):
 
     field: str = "target"
     split: str | None = "train"
+
+
+@dataclass(frozen=True)
+class Rows(Need):
+    """Rows of the corpus that the examples of a split are: int64 `[example]`."""
+
+    field: str = "rows"
+    split: str | None = "train"
+
+
+@dataclass(frozen=True)
+class Classes(Need):
+    """The values that class (or label) codes stand for, as a tuple; empty for regression."""
+
+    field: str = "classes"
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,12 @@ class Classification(Task):
     def probabilities(self, outputs: Float[Tensor, "*axes class"]) -> Float[Tensor, "*axes class"]:
         return outputs.softmax(-1)
 
+    def credit(
+        self, outputs: Float[Tensor, "example class"], target: Int[Tensor, " example"]
+    ) -> Float[Tensor, " example"]:
+        """1 for a right prediction, 0 for a wrong one."""
+        return (outputs.argmax(1) == target).double()
+
     def metrics(self, outputs: Float[Tensor, "example class"], target: Int[Tensor, " example"]) -> dict[str, float]:
         """accuracy, balanced accuracy (mean recall over the classes that occur), mean negative log-likelihood in nats."""
         hit = (outputs.argmax(1) == target).double()

@@ -6,6 +6,7 @@ not depend on how many labels there are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -80,15 +81,24 @@ class Multilabel(Task):
     def probabilities(self, outputs: Float[Tensor, "*axes label"]) -> Float[Tensor, "*axes label"]:
         return outputs.sigmoid()
 
+    def credit(
+        self, outputs: Float[Tensor, "example label"], target: Float[Tensor, "example label"]
+    ) -> Float[Tensor, " example"]:
+        """F1 of the example's own set of labels; 1 where both sets are empty."""
+        said, true = outputs > 0, target > 0.5
+        sizes = (said.sum(1) + true.sum(1)).double()
+        return torch.where(sizes > 0, 2 * (said & true).sum(1) / sizes.clamp(min=1), torch.ones_like(sizes))
+
     def metrics(
         self, outputs: Float[Tensor, "example label"], target: Float[Tensor, "example label"]
     ) -> dict[str, float]:
-        """Micro-averaged F1, accuracy over all example-label pairs, exact-match rate, mean loss in nats."""
+        """F1 averaged over examples, micro-averaged F1, share of right example-label pairs, share of exact sets, mean loss in nats."""
         said, true = outputs > 0, target > 0.5
         hits = float((said & true).sum())
         asked = float(said.sum() + true.sum())
         return {
-            "f1": 2 * hits / asked if asked else float("nan"),
+            "f1": float(self.credit(outputs, target).mean()),
+            "f1_micro": 2 * hits / asked if asked else math.nan,
             "label_accuracy": float((said == true).double().mean()),
             "exact": float((said == true).all(1).double().mean()),
             "nll": float(F.binary_cross_entropy_with_logits(outputs.double(), target.double())),

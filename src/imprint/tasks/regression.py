@@ -73,6 +73,13 @@ class Regression(Task):
         """Within one half of the target's standard deviation."""
         return (outputs.squeeze(1) - target).abs() < 0.5
 
+    def credit(
+        self, outputs: Float[Tensor, "example one"], target: Float[Tensor, " example"]
+    ) -> Float[Tensor, " example"]:
+        """1 less the squared error in units of the variance of these targets; the mean is R2."""
+        spread = target.double().var(correction=0)
+        return 1 - (outputs.squeeze(1) - target).double() ** 2 / spread
+
     def metrics(self, outputs: Float[Tensor, "example one"], target: Float[Tensor, " example"]) -> dict[str, float]:
         """R2, and root mean squared and mean absolute error in the user's unit."""
         error = (outputs.squeeze(1) - target).double()

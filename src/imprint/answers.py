@@ -1,0 +1,342 @@
+"""Answers: what a verb returns. Typed, keyed by id, saved with the run, readable by any tool.
+
+An answer is a table plus what one has to know to read it: which methods made it, what a higher value means, which run and
+corpus it is about, what it cost. On disk it is a folder with `answer.json` and `table.lance`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import polars as pl
+
+from imprint.errors import RunError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# What a finding is about, the most harmful first.
+KINDS = ("leak", "label", "broken", "duplicate", "outlier", "column", "subgroup", "imbalance")
+SUGGESTIONS = ("drop", "relabel", "review")
+
+
+@dataclass(frozen=True)
+class Answer(ABC):
+    """What a verb found out.
+
+    Attributes:
+        verb: The verb that was asked.
+        methods: The methods that answered.
+        source: Method -> where it is from.
+        higher: Method -> what a higher value means.
+        run: What it is about: `{"path": of the run, "corpus": fingerprint}`.
+        cost: `{"seconds": measured, "trainings": beyond the recorded one}`.
+        table: The rows, with columns that `frame` may leave out.
+        notes: What to know beside the table, such as a method that was left out and why.
+    """
+
+    verb: str
+    methods: tuple[str, ...]
+    source: dict[str, str]
+    higher: dict[str, str]
+    run: dict[str, str]
+    cost: dict[str, float]
+    table: pl.DataFrame = field(repr=False)
+    notes: tuple[str, ...] = ()
+    name: ClassVar[str] = "answer"
+
+    def frame(self) -> pl.DataFrame:
+        """The answer as a table, one row per item."""
+        return self.table
+
+    def summary(self) -> str:
+        """One line that says what this is."""
+        return f"{self.name}: {len(self.table)} rows by {', '.join(self.methods)} in {self.cost['seconds']:.1f} s"
+
+    def spec(self) -> dict[str, Any]:
+        """All but the table, as JSON."""
+        return {
+            "answer": self.name,
+            **{one.name: getattr(self, one.name) for one in fields(self) if one.name != "table"},
+        }
+
+    @abstractmethod
+    def plot(self) -> go.Figure:
+        """A figure of the answer."""
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the answer as a folder, whole or not at all; an answer that is already there is replaced.
+
+        Raises:
+            RunError: If the folder cannot be written.
+        """
+        import lance
+
+        target = Path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+                folder = Path(scratch) / "answer"
+                folder.mkdir()
+                description = self.spec()
+                (folder / "answer.json").write_text(
+                    json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8"
+                )
+                lance.write_dataset(self.table.to_arrow(), str(folder / "table.lance"))
+                if target.exists():
+                    shutil.rmtree(target)
+                folder.rename(target)
+        except OSError as error:
+            raise RunError(
+                f"The answer cannot be written to {target}: {error}.", "Check the disk and the path."
+            ) from error
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote; the answer comes back as the type that was saved.
+
+        Raises:
+            RunError: If there is no readable answer of this type.
+        """
+        import lance
+
+        folder = Path(path)
+        try:
+            description: dict[str, Any] = json.loads((folder / "answer.json").read_text("utf-8"))
+            table = pl.DataFrame(lance.dataset(str(folder / "table.lance")).to_table())
+            kind = ANSWERS[description.pop("answer")]
+            if kind is Findings and "related" not in table.columns:  # saved by its frame alone
+                table = table.with_columns(pl.lit(None, pl.String).alias("related"))
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(
+                f"No readable answer at {folder}: {error}.", "Ask the verb again, and save its answer."
+            ) from error
+        if not issubclass(kind, cls):
+            raise RunError(f"{folder} holds {kind.name}, not {cls.name}.", f"Read it with {kind.__name__}.load.")
+        lists = {name: tuple(value) for name, value in description.items() if isinstance(value, list)}
+        return kind(table=table, **{**description, **lists})
+
+
+@dataclass(frozen=True)
+class Scores(Answer):
+    """One value per training example and method. `frame()`: id, position, split, one column per method."""
+
+    name: ClassVar[str] = "scores"
+
+    def summary(self) -> str:
+        """What was scored, and the spread of each score."""
+
+        def spread(values: pl.Series) -> str:
+            low, middle, high = (float(values.quantile(at) or 0.0) for at in (0.05, 0.5, 0.95))
+            return f"{values.name} {middle:.3g} [{low:.3g}, {high:.3g}]"
+
+        return (
+            f"{len(self.table)} examples, {len(self.methods)} scores in {self.cost['seconds']:.1f} s; "
+            f"median [5 %, 95 %]: {'; '.join(spread(self.table[name]) for name in self.methods)}"
+        )
+
+    def plot(self) -> go.Figure:
+        """The data map where confidence and variability are there, else a histogram of each score."""
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
+
+        # A browser draws this many points smoothly; more would not show more.
+        shown = self.table.sample(min(len(self.table), 20_000), seed=0)
+        if {"confidence", "variability"} <= set(self.methods):
+            figure = go.Figure(
+                go.Scattergl(
+                    x=shown["variability"].to_list(), y=shown["confidence"].to_list(), text=shown["id"].to_list(),
+                    mode="markers", marker={"size": 4, "opacity": 0.5},
+                )
+            )  # fmt: skip
+            figure.update_layout(xaxis_title="variability (ambiguous →)", yaxis_title="confidence (easy ↑)")
+            return figure
+        figure = make_subplots(rows=len(self.methods), cols=1, subplot_titles=list(self.methods))
+        for row, name in enumerate(self.methods, 1):
+            figure.add_trace(go.Histogram(x=shown[name].to_list(), name=name), row=row, col=1)
+            figure.update_xaxes(title_text=f"higher = {self.higher[name]}", row=row, col=1)
+        figure.update_layout(showlegend=False, height=260 * len(self.methods))
+        return figure
+
+
+@dataclass(frozen=True)
+class Findings(Answer):
+    """What is wrong with the data, the most severe first.
+
+    `frame()`: id, position, kind, severity, suggestion, suggested_value, method, evidence. A finding about the corpus as a whole
+    or about a column has no id. Severity is between 0 and 1, higher = worse; what it measures is said by the method
+    (`higher`). The table also holds `related`: the id (or column) that a finding is held against, such as the copy that stays.
+    """
+
+    name: ClassVar[str] = "findings"
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "id", "position", "kind", "severity", "suggestion", "suggested_value", "method", "evidence",
+    )  # fmt: skip
+
+    def frame(self) -> pl.DataFrame:
+        """The findings, the most severe first."""
+        return self.table.select(self.COLUMNS)
+
+    def by_kind(self) -> pl.DataFrame:
+        """kind, findings, drop, relabel, review (counts), severity (the highest); in the order of `KINDS`."""
+        order = pl.Enum(KINDS)
+        return (
+            self.table.group_by(pl.col("kind").cast(order))
+            .agg(
+                pl.len().alias("findings"),
+                *((pl.col("suggestion") == name).sum().alias(name) for name in SUGGESTIONS),
+                pl.col("severity").max(),
+            )
+            .sort("kind")
+            .with_columns(pl.col("kind").cast(pl.String))
+        )
+
+    def groups(self) -> pl.DataFrame:
+        """Duplicates and leaks as groups to look at side by side: related, ids (the related one first), kind, severity."""
+        pairs = self.table.filter(pl.col("kind").is_in(["duplicate", "leak"]) & pl.col("related").is_not_null())
+        return (
+            pairs.group_by("related", maintain_order=True)
+            .agg(
+                pl.col("id").filter(pl.col("id") != pl.col("related")).alias("ids"),
+                pl.col("kind").first(),
+                pl.col("severity").max(),
+            )
+            .with_columns(pl.concat_list(pl.col("related"), pl.col("ids")).alias("ids"))
+            .sort("severity", descending=True)
+        )
+
+    def summary(self) -> str:
+        """How many findings of each kind, and what they suggest."""
+        if not len(self.table):
+            return f"nothing found by {', '.join(self.methods)} in {self.cost['seconds']:.1f} s"
+        kinds = ", ".join(f"{row['findings']} {row['kind']}" for row in self.by_kind().iter_rows(named=True))
+        does = ", ".join(
+            f"{count} to {name}" for name in SUGGESTIONS if (count := int((self.table["suggestion"] == name).sum()))
+        )
+        return f"{len(self.table)} findings ({kinds}); {does}; in {self.cost['seconds']:.1f} s"
+
+    def plot(self) -> go.Figure:
+        """How many findings of each kind, by suggestion."""
+        import plotly.graph_objects as go
+
+        counts = self.by_kind()
+        figure = go.Figure(
+            [
+                go.Bar(y=counts["kind"].to_list(), x=counts[name].to_list(), name=name, orientation="h")
+                for name in SUGGESTIONS
+            ]
+        )
+        figure.update_layout(barmode="stack", xaxis_title="findings", yaxis={"autorange": "reversed"})
+        return figure
+
+
+@dataclass(frozen=True)
+class Verdict(Answer):
+    """What retraining says of an answer: the effect of acting on it, its interval, and what acting at random does.
+
+    `frame()`: arm ("before", "after" and one arm per control), seed, one column per metric on the test examples.
+
+    Attributes:
+        metric: The headline metric of the task; higher = better.
+        effect: Mean of `after` less mean of `before`, in units of the metric.
+        interval: Confidence interval of the effect, over seeds and test examples together.
+        level: Its level.
+        examples: How many test examples the metric was measured on.
+        edits: What was done to the training examples, in counts: `{"drop": 12, "relabel": 30}`.
+    """
+
+    metric: str = ""
+    effect: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+    level: float = 0.95
+    examples: int = 0
+    edits: dict[str, int] = field(default_factory=dict)
+    name: ClassVar[str] = "verdict"
+
+    def arm(self, name: str) -> tuple[float, ...]:
+        """The metric in one arm, by seed."""
+        return tuple(self.table.filter(pl.col("arm") == name).sort("seed")[self.metric].to_list())
+
+    @property
+    def before(self) -> tuple[float, ...]:
+        """The metric without acting, by seed."""
+        return self.arm("before")
+
+    @property
+    def after(self) -> tuple[float, ...]:
+        """The metric after acting on the answer, by seed."""
+        return self.arm("after")
+
+    @property
+    def controls(self) -> dict[str, tuple[float, ...]]:
+        """The metric after acting at random, by control and seed."""
+        arms = self.table["arm"].unique(maintain_order=True)
+        return {name: self.arm(name) for name in arms if name not in ("before", "after")}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds."""
+        return tuple(self.table["seed"].unique().sort().to_list())
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not self.interval[0] <= 0 <= self.interval[1]
+
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        low, high = self.interval
+        before, after = (sum(arm) / len(arm) for arm in (self.before, self.after))
+        if self.clear:
+            change = f"Acting on it {'raises' if self.effect > 0 else 'lowers'} test {self.metric} from {before:.4f} to {after:.4f}"
+        else:
+            change = f"No clear change of test {self.metric} ({before:.4f} before, {after:.4f} after)"
+        control = "".join(
+            f"; {name} edits of the same size: {sum(arm) / len(arm) - before:+.4f}"
+            for name, arm in self.controls.items()
+        )
+        return (
+            f"{change}: {self.effect:+.4f}, {self.level * 100:g} % interval {low:+.4f} to {high:+.4f}, "
+            f"{len(self.before)} seeds, {self.examples} test examples{control}."
+        )
+
+    def plot(self) -> go.Figure:
+        """The metric of every training, by arm, seeds joined by lines."""
+        import plotly.graph_objects as go
+
+        arms = self.table["arm"].unique(maintain_order=True).to_list()
+        by_seed = (self.table.filter(pl.col("seed") == seed) for seed in self.seeds)
+        figure = go.Figure(
+            [
+                go.Scatter(
+                    x=arms,
+                    y=[rows.filter(pl.col("arm") == arm)[self.metric].item() for arm in arms],
+                    name=f"seed {seed}",
+                )
+                for seed, rows in zip(self.seeds, by_seed, strict=True)
+            ]
+        )
+        figure.update_layout(yaxis_title=f"test {self.metric}")
+        return figure
+
+
+ANSWERS: dict[str, type[Answer]] = {kind.name: kind for kind in (Scores, Findings, Verdict)}
+
+
+def load_answer(path: str | os.PathLike[str]) -> Answer:
+    """The answer saved at `path`, as its own type."""
+    return Answer.load(path)

@@ -1,0 +1,292 @@
+"""Label issues from the recorded trajectory: no extra training.
+
+While a network is being trained it fits the regular part of the data first and memorises wrong labels late (Arpit et al. 2017).
+So what it said of an example before it had memorised the label is nearly what a model would say that had not been shown this
+label: on label noise it ranks wrong labels about as well as out-of-fold probabilities, which cost k trainings.
+
+When memorising begins differs between data sets by an order of magnitude, and is read off the record itself. Examples whose label
+an early consensus doubts are followed through the epochs: the share of them on which the model has given in to the label is
+how far memorising has gone. Epochs are averaged with the weight (1 - share)^3. On a table that is never memorised that is nearly
+the plain average; on short texts, which are known by heart after eight epochs, it is the first five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from imprint.cleaning.confident import class_thresholds, find_label_issues
+from imprint.cleaning.flags import Flags
+from imprint.methods import Derived, Method, lookup, method
+from imprint.recording.needs import Classes, Dynamics, Need, OutOfFold, Target
+
+# The early consensus is that of the first fifth of the epochs, but never of the first one alone.
+EARLY = 0.2
+# A suggestion is weak when the guess leads the label by less than this probability, and clear when it leads every other class by it.
+WEAK, CLEAR = 0.2, 0.3
+# Robust z from which a residual is flagged: 1 in 2,000 under a normal law, which cells of measured data rarely follow so far out.
+RESIDUAL_Z = 3.5
+
+
+def memorised(
+    probabilities: Float[Tensor, "epoch example *label"], target: Num[Tensor, example * label]
+) -> Float[Tensor, "example epoch"]:
+    """Whether the model has given in to a doubted label in each epoch: 1 or 0, NaN for labels that are not doubted.
+
+    A label is doubted when the average over the first fifth of the epochs (after the first one) prefers another class; the model has
+    given in when it then prefers the label to that class. Multilabel: the share of the doubted answers of an example.
+    """
+    early = probabilities[min(1, len(probabilities) - 1) : 1 + max(1, int(EARLY * len(probabilities)))].nanmean(0)
+    if target.ndim == 2:
+        sign = 2 * target - 1
+        doubted = (early - 0.5) * sign < 0
+        given_in = ((probabilities - 0.5) * sign > 0).float()
+        return torch.where(doubted, given_in, torch.nan).nanmean(2).T.contiguous()
+    guess = early.argmax(1)
+    pair = torch.stack([target, guess], dim=1).expand(len(probabilities), -1, -1)
+    own, other = probabilities.gather(2, pair).unbind(2)
+    return torch.where(guess != target, (own > other).float(), torch.nan).T.contiguous()
+
+
+def epoch_weights(memorised: Float[Tensor, "example epoch"]) -> Float[Tensor, " epoch"]:
+    """Weights of the epochs: (1 - share of doubted labels that the model has given in to) cubed, with sum 1.
+
+    >>> epoch_weights(torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [torch.nan] * 3])).round(decimals=3)
+    tensor([0.8890, 0.1110, 0.0000])
+    """
+    weights = (1 - memorised.nanmean(0).nan_to_num(0)) ** 3
+    return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
+
+
+def mean_probabilities(
+    probabilities: Float[Tensor, "epoch example class"], weights: Float[Tensor, " epoch"]
+) -> Float[Tensor, "example class"]:
+    """Predicted probabilities averaged over the epochs in which the example was seen."""
+    share = weights[:, None, None] * probabilities.isfinite()
+    return (share * probabilities.nan_to_num(0)).sum(0) / share.sum(0).clamp(min=1e-12)
+
+
+def label_trust(average: Float[Tensor, "example class"], target: Int[Tensor, " example"]) -> Float[Tensor, " example"]:
+    """Trust in the given label: its probability less half the largest other, mapped to 0..1; lower = more likely wrong.
+
+    The probability alone ranks evenly drawn noise slightly better, the whole margin noise that prefers one other class; half of
+    the margin is within 0.003 (AUROC) of the better one on both.
+
+    >>> label_trust(torch.tensor([[0.6, 0.4], [0.0, 1.0]]), torch.tensor([0, 0]))
+    tensor([0.6000, 0.0000])
+    """
+    own = average.gather(1, target[:, None])
+    others = average.scatter(1, target[:, None], -torch.inf)
+    return (own.squeeze(1) - others.amax(1) / 2 + 0.5) / 1.5
+
+
+def trajectory_confidence(
+    probabilities: Float[Tensor, "epoch example class"], target: Int[Tensor, " example"]
+) -> Float[Tensor, " example"]:
+    """Trust in the given labels from a whole trajectory: what `trajectory` ranks by.
+
+    >>> trajectory_confidence(torch.tensor([[[0.9, 0.1]], [[0.7, 0.3]]]), torch.tensor([0]))
+    tensor([0.8000])
+    """
+    weights = epoch_weights(memorised(probabilities, target))
+    return label_trust(mean_probabilities(probabilities, weights), target)
+
+
+MEMORISED = Derived("memorised", function=memorised, needs=(Dynamics("probabilities"), Target()))
+WEIGHTS = Derived("weights", function=epoch_weights, needs=(MEMORISED,), rowwise=False)
+AVERAGE = Derived("average", function=mean_probabilities, needs=(Dynamics("probabilities"), WEIGHTS))
+
+
+@method(
+    "clean", "trajectory", kind="label", tasks=["classification"], needs=[AVERAGE, Target(), Classes()],
+    higher="the averaged probability prefers another class more clearly",
+    source="confident learning (Northcutt et al. 2021, arXiv:1911.00068) on averaged training dynamics "
+    "(Swayamdipta et al. 2020, arXiv:2009.10795)",
+)  # fmt: skip
+def trajectory(
+    average: Float[Tensor, "example class"], target: Int[Tensor, " example"], classes: Sequence[Any]
+) -> Flags:
+    """Labels that the model did not believe while it was trained on them.
+
+    How many and which examples are flagged follows from confident learning (prune by noise rate) on the averaged
+    probabilities; severity = 1 - `label_trust`, and so the order, from their margin. What is suggested follows from `judge_labels`.
+    """
+    flagged = find_label_issues(average.numpy(), target.numpy())
+    return judge_labels(flagged, average, 1 - label_trust(average, target), target, classes, "averaged over training")
+
+
+@method(
+    "clean", "confident-learning", kind="label", tasks=["classification"],
+    needs=[OutOfFold("probabilities"), Target(), Classes()],
+    higher="less of the out-of-fold probability went to the label",
+    source="Northcutt, Jiang, Chuang 2021, arXiv:1911.00068",
+)  # fmt: skip
+def confident_learning(
+    probabilities: Float[Tensor, "example class"], target: Int[Tensor, " example"], classes: Sequence[Any]
+) -> Flags:
+    """Labels that models which had not seen them do not believe. Costs one training per fold."""
+    flagged = find_label_issues(probabilities.numpy(), target.numpy())
+    return judge_labels(
+        flagged, probabilities, 1 - own_probability(probabilities, target), target, classes, "out of fold"
+    )
+
+
+def judge_labels(
+    flagged: Bool[np.ndarray, " example"],
+    probabilities: Float[Tensor, "example class"],
+    severity: Float[Tensor, " example"],
+    target: Int[Tensor, " example"],
+    classes: Sequence[Any],
+    how: str,
+) -> Flags:
+    """What to do about flagged labels.
+
+    The guess is the most probable class. "review" when it leads the label by less than 0.2 (weak); else "relabel" to the guess
+    when it leads every other class by at least 0.3 and is as probable as it usually is for examples of that class (clear); else
+    "drop", since the label is not believed and no other class is clear.
+    """
+    row = torch.from_numpy(np.flatnonzero(flagged))
+    said, given = probabilities[row], target[row]
+    own = said.gather(1, given[:, None]).squeeze(1)
+    thresholds = torch.from_numpy(
+        class_thresholds(
+            probabilities.gather(1, target[:, None]).squeeze(1).numpy(), target.numpy(), probabilities.shape[1]
+        )
+    )
+    (best, second), guess = said.topk(2, dim=1).values.T, said.argmax(1)
+    weak = best - own < WEAK
+    clear = (best - second >= CLEAR) & (best >= thresholds[guess])
+    names = pl.Series([str(name) for name in classes])
+    words = pl.select(
+        pl.format(
+            f"labelled {{}}, but the model says {{}}: probability {{}} to {{}} {how}",
+            names.gather(given.numpy()), names.gather(guess.numpy()),
+            pl.Series(best.numpy()).round(2), pl.Series(own.numpy()).round(2),
+        )
+    ).to_series()  # fmt: skip
+    return Flags(
+        row=row.numpy(),
+        severity=severity[row].clamp(0, 1).numpy(),
+        suggestion=np.select([weak.numpy(), clear.numpy()], ["review", "relabel"], "drop").tolist(),
+        evidence=words.to_list(),
+        suggested=guess,
+    )
+
+
+@method(
+    "clean", "trajectory-multilabel", kind="label", tasks=["multilabel"], needs=[AVERAGE, Target(), Classes()],
+    higher="less of the probability, averaged over training, went to the least believed label",
+    source="confident learning label by label (Northcutt et al. 2021; Thyagarajan et al. 2022, arXiv:2211.13895)",
+)  # fmt: skip
+def trajectory_multilabel(
+    average: Float[Tensor, "example label"], target: Float[Tensor, "example label"], classes: Sequence[Any]
+) -> Flags:
+    """Label sets of which some member, or some absence, was not believed during training.
+
+    Each label is its own question "is it there?", asked by confident learning. An example is flagged when at least one of its
+    answers is; severity is that of the least believed one. Suggested: the set with the flagged answers turned, when all of
+    them are clear (probability of the given answer at most 0.5 - 0.3 / 2), else a review.
+    """
+    given = target > 0.5
+    own = torch.where(given, average, 1 - average)
+    flagged = torch.zeros_like(given)
+    for label in range(target.shape[1]):
+        two = torch.stack([1 - average[:, label], average[:, label]], dim=1)
+        flagged[:, label] = torch.from_numpy(find_label_issues(two.numpy(), given[:, label].long().numpy()))
+    row = flagged.any(1).nonzero().squeeze(1)
+    doubted = torch.where(flagged, own, 1.0)[row]
+    least, which = doubted.min(1)
+    clear = (~flagged[row] | (own[row] <= 0.5 - CLEAR / 2)).all(1)
+    names = pl.Series([str(name) for name in classes])
+    words = pl.select(
+        pl.format(
+            "label {} is {}, which the model gave probability {} averaged over training",
+            names.gather(which.numpy()),
+            pl.Series(np.where(given[row, which].numpy(), "there", "not there")),
+            pl.Series(least.numpy()).round(2),
+        )
+    ).to_series()
+    return Flags(
+        row=row.numpy(),
+        severity=(1 - least).numpy(),
+        suggestion=np.where(clear.numpy(), "relabel", "review").tolist(),
+        evidence=words.to_list(),
+        suggested=(given ^ flagged)[row].float(),
+    )
+
+
+def mean_residual(
+    logits: Float[Tensor, "epoch example one"], target: Float[Tensor, " example"]
+) -> Float[Tensor, " example"]:
+    """Target less prediction, averaged over epochs, in standard deviations of the target."""
+    return target - logits.squeeze(2).nanmean(0)
+
+
+RESIDUAL = Derived("residual", function=mean_residual, needs=(Dynamics("logits"), Target()))
+
+
+@method(
+    "clean", "trajectory-residual", kind="label", tasks=["regression"], needs=[RESIDUAL],
+    higher="the target is farther from what was predicted during training",
+    source="residuals by robust z (Iglewicz, Hoaglin 1993), averaged over training",
+)  # fmt: skip
+def trajectory_residual(residual: Float[Tensor, " example"]) -> Flags:
+    """Targets that stayed far from the prediction during training: robust z of the mean residual above 3.5.
+
+    Robust z = (residual - median) / (1.4826 x median absolute deviation). Severity = 1 - 3.5 / (2 |z|): one half at the
+    threshold, towards 1 far beyond it.
+    """
+    centred = residual - residual.median()
+    spread = 1.4826 * centred.abs().median()
+    if not spread > 0:
+        return Flags.none()
+    z = (centred / spread).numpy()
+    row = np.flatnonzero(np.abs(z) > RESIDUAL_Z)
+    words = pl.select(
+        pl.format(
+            "the target is {} standard deviations from the prediction averaged over training (robust z {})",
+            pl.Series(residual.numpy()[row]).round(2), pl.Series(z[row]).round(1),
+        )
+    ).to_series()  # fmt: skip
+    return Flags(row, 1 - RESIDUAL_Z / (2 * np.abs(z[row])), ["review"] * len(row), words.to_list())
+
+
+def least_confidence(
+    average: Float[Tensor, "example label"], target: Float[Tensor, "example label"]
+) -> Float[Tensor, " example"]:
+    """Trust in a label set: averaged probability of what the target says, of the label that is believed least."""
+    return torch.where(target > 0.5, average, 1 - average).amin(1)
+
+
+def residual_trust(residual: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
+    """Trust in a regression target: minus the distance of the mean residual from the median one."""
+    return -(residual - residual.median()).abs()
+
+
+def own_probability(
+    probabilities: Float[Tensor, "example class"], target: Int[Tensor, " example"]
+) -> Float[Tensor, " example"]:
+    """Probability of the given label."""
+    return probabilities.gather(1, target[:, None]).squeeze(1)
+
+
+def _ranking(name: str, function: Callable[..., Tensor], needs: tuple[Need, ...]) -> Method:
+    """The ranking behind a label method: as that method, but with a value for every example."""
+    return replace(lookup("clean", name), function=function, needs=needs, higher="more trust in the label")
+
+
+def rankings() -> dict[str, Method]:
+    """Label method -> the value by which it ranks, for every example; those without extra trainings first."""
+    return {
+        "trajectory": _ranking("trajectory", label_trust, (AVERAGE, Target())),
+        "trajectory-multilabel": _ranking("trajectory-multilabel", least_confidence, (AVERAGE, Target())),
+        "trajectory-residual": _ranking("trajectory-residual", residual_trust, (RESIDUAL,)),
+        "confident-learning": _ranking("confident-learning", own_probability, (OutOfFold("probabilities"), Target())),
+    }

@@ -1,0 +1,192 @@
+"""`imprint clean`: what is wrong with which examples, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imprint.cli import options as o
+from imprint.cli.output import emit, pairs, say, shell, table
+from imprint.errors import MethodError, nearest
+
+if TYPE_CHECKING:
+    from imprint.answers import Findings
+
+
+def command(
+    run: o.RunPath,
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD...]", help="Names; default: all that fit the data.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="A,B", help="Only these kinds: label, duplicate, leak, outlier, broken, ..."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=0, metavar="N", help="Show the N worst findings.")] = 10,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Write all findings: .parquet, .csv, .jsonl.")
+    ] = None,
+    as_json: o.Json = False,
+) -> None:
+    """List what is wrong with the examples that RUN was trained on.
+
+    Use it to get candidates for correction: wrong labels, exact and near
+    duplicates, leaks between splits, outliers, rare classes, useless or leaking
+    columns, broken files. Nothing is changed: edits are suggestions.
+
+    Examples:
+      imprint clean runs/base
+      imprint clean runs/base --kind label --top 50
+      imprint clean runs/base --out findings.csv
+      imprint verify runs/base --findings findings.csv     does the fix help?
+
+    What the output means:
+      severity    0 to 1, higher = worse; comparable within one kind
+      suggestion  drop: leave the example out; relabel: use suggested_value;
+                  review: look at it, nothing is done by itself
+      A finding without id concerns a column or a class, not one example.
+
+    JSON: {"run", "methods": [str], "count",
+          "kinds": [{"kind", "count", "median_severity", "drop", "relabel",
+                     "review"}],
+          "findings": [{"id", "position", "kind", "severity", "suggestion",
+                        "suggested_value", "method", "evidence"}],
+          "out", "cost": {"seconds", "trainings"}}
+      findings holds the --top worst; --out writes all of them.
+    """
+    from imprint.cleaning import clean
+    from imprint.methods import lookup
+    from imprint.recording import load
+
+    folder = o.run_folder(run)
+    chosen = [lookup("clean", name).name for name in methods or []]
+    kinds_asked = kinds_of(kind)
+    answer = clean(load(folder), chosen or "auto")
+    o.keep(folder, answer, chosen)
+    findings = only(answer, kinds_asked)
+    frame = findings.frame()
+    kinds = by_kind(frame)
+    worst = frame.sort("severity", descending=True, nulls_last=True).head(top)
+    path = o.write_table(frame, out) if out else None
+    if as_json:
+        emit({
+            "run": str(folder), "methods": list(findings.methods), "count": len(frame), "kinds": kinds,
+            "findings": worst, "out": path, "cost": findings.cost,
+        })  # fmt: skip
+        return
+    say(*overview(kinds, len(frame)))
+    if top and len(worst):
+        say("", f"Worst {len(worst)}:", *listing(worst))
+    say("")
+    say(f"All findings: {path}" if path else f"All findings to a file: imprint clean {shell(run)} --out findings.csv")
+    if len(frame):
+        say(f"One example: imprint show {shell(run)} --id ID", f"Does fixing help: imprint verify {shell(run)}")
+
+
+def kinds_of(text: str | None) -> list[str] | None:
+    """The kinds of findings in a comma-separated list; None stays None.
+
+    Raises:
+        MethodError: No finding is ever of such a kind.
+    """
+    from imprint.answers import KINDS
+
+    kinds = o.names(text)
+    for kind in kinds or []:
+        if kind not in KINDS:
+            raise MethodError(f"No finding is of the kind '{kind}'.", nearest(kind, KINDS))
+    return kinds
+
+
+def only(findings: Findings, kinds: list[str] | None) -> Findings:
+    """The findings of these kinds, or all."""
+    from dataclasses import replace
+
+    import polars as pl
+
+    if kinds is None:
+        return findings
+    return replace(findings, table=findings.table.filter(pl.col("kind").is_in(kinds)))
+
+
+def by_kind(frame: Any) -> list[dict[str, Any]]:
+    """One row per kind of finding: how many, how bad, and which edits are suggested; most findings first."""
+    import polars as pl
+
+    counts = [(pl.col("suggestion") == word).sum().alias(word) for word in ("drop", "relabel", "review")]
+    table = frame.group_by("kind").agg(
+        pl.len().alias("count"), pl.col("severity").median().alias("median_severity"), *counts
+    )
+    return table.sort(["count", "kind"], descending=[True, False]).to_dicts()
+
+
+def overview(kinds: list[dict[str, Any]], count: int) -> list[str]:
+    """The table of findings by kind."""
+    if not count:
+        return ["Nothing found."]
+    rows = [
+        [one["kind"], one["count"], one["median_severity"], one["drop"], one["relabel"], one["review"]] for one in kinds
+    ]
+    return table(["finding", "count", "median severity", "drop", "relabel", "review"], rows)
+
+
+def listing(frame: Any) -> list[str]:
+    """Findings as lines; those about a column or a class, which have no id, with their evidence."""
+    rows = [
+        [row["id"], row["position"], row["kind"], row["severity"], advice(row), row["method"]]
+        for row in frame.iter_rows(named=True)
+        if row["id"] is not None
+    ]
+    general = [(row["kind"], row["evidence"]) for row in frame.iter_rows(named=True) if row["id"] is None]
+    lines = (
+        table(["id", "position", "kind", "severity", "suggestion", "method"], rows, indent=2, whole=["id"])
+        if rows
+        else []
+    )
+    return lines + pairs(general, indent=2)
+
+
+def advice(row: dict[str, Any]) -> str:
+    value = row.get("suggested_value")
+    return (
+        f"{row['suggestion']} to {value}"
+        if row["suggestion"] == "relabel" and value is not None
+        else row["suggestion"] or ""
+    )
+
+
+def read_findings(path: str) -> Any:
+    """A table of findings that a user may have edited: .parquet, .csv or .jsonl.
+
+    Raises:
+        SourceError: No such file, not readable, or without the columns id and suggestion.
+    """
+    import polars as pl
+
+    from imprint.errors import SourceError
+
+    file = Path(o.source_of(path))
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": lambda file: pl.read_csv(file, infer_schema=False),  # an id of 001 stays 001
+        ".jsonl": lambda file: pl.read_ndjson(file, infer_schema_length=None),
+    }
+    if file.suffix not in readers:
+        raise SourceError(f"Cannot read findings from '{path}'.", f"Use a file ending in {', '.join(readers)}.")
+    try:
+        frame = readers[file.suffix](file)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise SourceError(
+            f"'{path}' cannot be read as findings: {(str(error).splitlines() or ['empty'])[0]}.",
+            "Write it with: imprint clean RUN --out FILE",
+        ) from error
+    missing = [name for name in ("id", "suggestion") if name not in frame.columns]
+    if missing:
+        raise SourceError(
+            f"'{path}' has no column {' and no column '.join(map(repr, missing))}.",
+            "Write it with: imprint clean RUN --out FILE",
+        )
+    return frame

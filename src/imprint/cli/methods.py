@@ -1,0 +1,110 @@
+"""`imprint methods`: what can be asked, what a high value means, what it reads, where it is from."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from imprint.cli.options import Json
+from imprint.cli.output import emit, pairs, say, table
+from imprint.errors import MethodError, nearest
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Explain this method.")] = None,
+    verb: Annotated[
+        str | None, typer.Option("--verb", metavar="VERB", help="Only those of this verb: score, clean.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, or explain one.
+
+    Use it to choose what to ask of a run. A method is a function from recorded
+    evidence to an answer; for each one this says what a higher value means, which
+    evidence it reads, and how many trainings it takes beyond the recorded one.
+
+    Examples:
+      imprint methods
+      imprint methods --verb score
+      imprint methods el2n
+      imprint methods --json | jq -r '.methods[] | select(.trainings == 0).name'
+
+    What the columns mean:
+      higher     what a high value says of an example ("harder", "easier"); for
+                 a clean method, of its severity, which runs from 0 to 1
+      needs      evidence; what a run lacks is collected once, for all methods
+      trainings  extra trainings, each as long as the recorded one; 0 = free
+
+    JSON: {"methods": [{"verb", "name", "kind", "summary", "explanation", "higher",
+          "needs": [str], "trainings", "tasks": [str], "modalities", "source"}]}
+    """
+    from imprint.methods import VERBS, registered
+
+    if verb is not None and verb not in VERBS:
+        raise MethodError(f"No verb '{verb}' has methods.", nearest(verb, VERBS))
+    found = registered(verb)
+    if name is not None:
+        known = [one.name for one in found]
+        found = [one for one in found if one.name == name]
+        if not found:
+            raise MethodError(f"No method '{name}'.", nearest(name, known))
+    if as_json:
+        emit({"methods": [document(one) for one in found]})
+    elif name is not None:
+        for one in found:
+            say(*explain(one), "")
+    else:
+        for each in dict.fromkeys(one.verb for one in found):
+            rows = [[one.name, one.higher, needs(one), one.trainings] for one in found if one.verb == each]
+            say(f"{each}:", *table(["name", "higher =", "needs", "trainings"], rows, indent=2), "")
+        say("Explain one: imprint methods NAME")
+
+
+def needs(method: Any) -> str:
+    """The evidence that a method reads, in words."""
+    return ", ".join(dict.fromkeys(need_name(need) for need in method.needs))
+
+
+def need_name(need: Any) -> str:
+    """A need in words: which field of which evidence."""
+    kind = need.kind
+    if kind is None or kind == need.field:
+        return need.field
+    return f"{need.field} ({kind.replace('_', '-')})"
+
+
+def document(method: Any) -> dict[str, Any]:
+    return {
+        "verb": method.verb, "name": method.name, "kind": method.kind, "summary": method.summary,
+        "explanation": explanation(method), "higher": method.higher, "needs": [need_name(need) for need in method.needs],
+        "trainings": method.trainings, "tasks": list(method.tasks),
+        "modalities": None if method.modalities is None else list(method.modalities), "source": method.source,
+    }  # fmt: skip
+
+
+def explanation(method: Any) -> str:
+    """The docstring up to its example."""
+    text = inspect.cleandoc(method.function.__doc__ or "")
+    return text.split(">>>")[0].strip()
+
+
+def explain(method: Any) -> list[str]:
+    how = (
+        f"imprint {method.verb} RUN {method.name}",
+        f"imprint.{'scoring' if method.verb == 'score' else 'cleaning'}.{method.function.__name__}(...) on plain tensors",
+    )
+    return [
+        f"{method.verb}: {method.name}", "",
+        *(f"  {line}".rstrip() for line in explanation(method).split("\n")), "",
+        *pairs(
+            [
+                ("higher =", method.higher), ("finds", method.kind), ("needs", needs(method)),
+                ("trainings", f"{method.trainings} beyond the recorded one"), ("tasks", list(method.tasks)),
+                ("data", "any" if method.modalities is None else list(method.modalities)), ("source", method.source),
+                ("ask", how[0]),
+            ],
+            indent=2,
+        ),
+    ]  # fmt: skip

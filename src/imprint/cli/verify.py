@@ -1,0 +1,134 @@
+"""`imprint verify`: does fixing it help? Retrains with and without the edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imprint.cli import options as o
+from imprint.cli.clean import kinds_of, read_findings
+from imprint.cli.output import emit, pairs, paragraph, say, seconds, table
+from imprint.cli.progress import Stages
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from imprint.answers import Findings, Verdict
+    from imprint.recording import Run
+
+
+def command(
+    run: o.RunPath,
+    findings: Annotated[
+        str | None,
+        typer.Option("--findings", "-f", metavar="FILE", help="Edits to judge; default: those of imprint clean."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="A,B", help="Only the edits of these kinds: label,leak,...")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, metavar="N", help="Trainings before and after the edits.")
+    ] = 5,
+    as_json: o.Json = False,
+) -> None:
+    """Retrain before and after the suggested edits: do they help, and how surely?
+
+    Use it before you change your data. Models are trained on the data as it is,
+    on the edited data, and on data with as many edits at random, over the same
+    seeds; all are measured on the same test examples.
+
+    Examples:
+      imprint verify runs/base
+      imprint verify runs/base --seeds 10
+      imprint clean runs/base --out findings.csv      then delete lines you reject
+      imprint verify runs/base --findings findings.csv
+      imprint verify runs/base --kind label
+
+    What the output means:
+      effect    mean change of the test metric, after less before, over the seeds;
+                accuracy, f1 and r2: higher = better
+      interval  95 % confidence interval of the effect; where it holds 0, these
+                seeds do not show that the edits matter (more seeds narrow it)
+      random    the same number of edits at random: what the effect has to beat
+
+    The same command again goes on with an interrupted verification.
+
+    JSON: {"run", "metric", "effect", "interval": [low, high], "level", "seeds",
+          "before": [..], "after": [..], "controls": {name: [..]}, "examples",
+          "edits": {"drop", "relabel"}, "sentence", "cost": {"seconds",
+          "trainings"}, "notes": [str]}
+    """
+    from imprint.cleaning import clean
+    from imprint.recording import load
+    from imprint.verifying import verify
+
+    folder = o.run_folder(run)
+    kinds = kinds_of(kind)
+    frame = read_findings(findings) if findings else None
+    loaded = load(folder)
+    with Stages() as stages:
+        answer = clean(loaded) if frame is None else as_findings(frame, loaded)
+        verdict = verify(answer, loaded, seeds=seeds, kinds=kinds, path=kept(folder), progress=stages)
+    o.keep(folder, verdict, [])
+    if as_json:
+        emit({"run": str(folder), **document(verdict), "cost": verdict.cost, "notes": list(verdict.notes)})
+        return
+    arms = {"before": verdict.before, "after": verdict.after, **verdict.controls}
+    rows = [
+        [name, f"{sum(arm) / len(arm):.4f}", " ".join(f"{value:.4f}" for value in arm)] for name, arm in arms.items()
+    ]
+    edits = ", ".join(f"{count} to {name}" for name, count in verdict.edits.items() if count)
+    say(*paragraph(verdict.summary()), "", *table([f"test {verdict.metric}", "mean", "per seed"], rows), "")
+    say(
+        *pairs(
+            [
+                ("edits", edits),
+                ("cost", f"{seconds(verdict.cost['seconds'])}, {verdict.cost['trainings']:.0f} trainings"),
+                *(("note", one) for one in verdict.notes),
+            ]
+        )
+    )
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """A verdict with stable keys for JSON."""
+    return {
+        "metric": verdict.metric, "effect": verdict.effect, "interval": list(verdict.interval), "level": verdict.level,
+        "seeds": list(verdict.seeds), "before": list(verdict.before), "after": list(verdict.after),
+        "controls": {name: list(values) for name, values in verdict.controls.items()}, "examples": verdict.examples,
+        "edits": verdict.edits, "sentence": verdict.summary(),
+    }  # fmt: skip
+
+
+def kept(run: Path) -> Path:
+    """Where finished trainings are kept, so that an interrupted verification goes on: beside the run of an audit, else in it."""
+    return run.parent / "verify" if (run.parent / "recipe.yaml").is_file() else run / "verify"
+
+
+def as_findings(frame: pl.DataFrame, run: Run) -> Findings:
+    """A table of edits, perhaps made by hand, as findings about a run. Missing columns are filled.
+
+    Raises:
+        IdError: An id is not of the run's corpus.
+    """
+    import polars as pl
+
+    from imprint.answers import Findings
+
+    run.corpus.rows_of(frame["id"].drop_nulls())
+    text = {
+        "position": None,
+        "kind": "label",
+        "suggested_value": None,
+        "method": "file",
+        "evidence": "",
+        "related": None,
+    }
+    defaults = [pl.lit(value, pl.String).alias(name) for name, value in text.items()] + [pl.lit(1.0).alias("severity")]
+    frame = frame.with_columns(one for one in defaults if one.meta.output_name() not in frame.columns)
+    return Findings(
+        verb="clean", methods=tuple(frame["method"].drop_nulls().unique().sort()), source={}, higher={},
+        run={"path": str(run.path), "corpus": run.fingerprint}, cost={"seconds": 0.0, "trainings": 0.0}, table=frame,
+    )  # fmt: skip

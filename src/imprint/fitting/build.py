@@ -1,0 +1,63 @@
+"""From a learner to what it trains: the task, the encoder, the module or the fitted estimator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from imprint import models, tasks
+from imprint.errors import LearnerError
+from imprint.fitting.data import Data, training_rows
+from imprint.fitting.learner import OBJECT, Learner
+from imprint.fitting.seeds import derive
+from imprint.tasks import Task
+
+if TYPE_CHECKING:
+    from imprint.corpus import Corpus
+
+
+def fit_task(learner: Learner, corpus: Corpus) -> Task:
+    """The task, fitted: classes are those of all rows, a regression's mean and scale those of the training rows."""
+    target = corpus.target
+    if learner.task == "regression":
+        target = target.gather(training_rows(corpus))
+    return tasks.fit(learner.task, target)
+
+
+def encoder_for(corpus: Corpus, learner: Learner) -> Any:
+    """The unfitted encoder that suits the corpus and the learner's model."""
+    return models.encoder_for(corpus, "auto" if models.is_estimator(learner.model) else learner.model)
+
+
+def require_code(model: Any) -> None:
+    """Raise `LearnerError` if a model is only the name of a user's own object, read from a manifest."""
+    if isinstance(model, str) and model.startswith(OBJECT):
+        raise LearnerError(
+            f"The run trained the model {model.removeprefix(OBJECT)}, whose code is not part of the run.",
+            "Give it: imprint.load(path, model=YourFactory). Nothing is imported by name from a run.",
+        )
+
+
+def build(learner: Learner, encoder: Any, task: Task, seed: int | None = None) -> nn.Module:
+    """A new module with initial weights of the learner's seed (or another one)."""
+    require_code(learner.model)
+    return models.module_for(
+        learner.model,
+        encoder.shape,
+        task.width,
+        derive(learner.seed if seed is None else seed, "weights"),
+        normalisation=encoder.normalisation,
+    )
+
+
+def fit_estimator(learner: Learner, task: Task, data: Data) -> models.Estimator:
+    """A fitted clone of the learner's scikit-learn estimator, as a module.
+
+    Raises:
+        LearnerError: The estimator cannot be fitted on these data, or takes no weights while the examples have some.
+    """
+    require_code(learner.model)
+    weight = None if data.weight is None else data.weight[data.rows]
+    estimator = models.Estimator(learner.model, task.width, learner.seed % 2**32)
+    return estimator.fit(data.inputs[data.rows], data.target[data.rows], weight)
