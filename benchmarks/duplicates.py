@@ -107,7 +107,7 @@ def main() -> None:
         if options.what == "images":
             root = Path(folder) / "images"
             for row, data in enumerate(made):  # two made-up classes: the corpus must have a target
-                path = root / "ab"[row % 2] / f"{row:07d}.{'jpg' if data[:2] == b'\xff\xd8' else 'png'}"
+                path = (root / "ab"[row % 2] / f"{row:07d}").with_suffix(".jpg" if data[:2] == b"\xff\xd8" else ".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             corpus = imprint.open(root, store=Path(folder) / "store")

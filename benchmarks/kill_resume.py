@@ -76,7 +76,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.child:
         store, path = Path(arguments.child[0]), Path(arguments.child[1])
-        with tempfile.TemporaryDirectory() as warm:  # load the libraries first, so that the kill falls into the fit itself
+        with (
+            tempfile.TemporaryDirectory() as warm
+        ):  # load the libraries first, so that the kill falls into the fit itself
             imprint.fit(imprint.Learner("mlp", epochs=1), corpus(arguments.rows, store), warm, progress=False)
         print("fitting", flush=True)
         fit(arguments, store, path)
@@ -88,7 +90,9 @@ def main() -> int:
     began = time.perf_counter()
     reference = fit(arguments, store, folder / "reference")
     whole = time.perf_counter() - began
-    print(f"uninterrupted fit: {whole:.2f} s, {arguments.rows} rows, {arguments.epochs} epochs, {torch.get_num_threads()} threads")
+    print(
+        f"uninterrupted fit: {whole:.2f} s, {arguments.rows} rows, {arguments.epochs} epochs, {torch.get_num_threads()} threads"
+    )
     print(f"{'trial':>5} {'killed at':>10} {'left behind':<40} {'resumed':<9} differs")
     failures = 0
     for trial in range(arguments.trials):
@@ -116,8 +120,11 @@ def main() -> int:
         except imprint.ImprintError as error:
             wrong = [str(error)]
         failures += bool(wrong)
-        said = json.dumps(wrong) if wrong else "nothing"
-        print(f"{trial:>5} {after:>8.2f} s {left:<40} {'complete' if not wrong else 'FAILED':<9} {said}{' (had ended)' if ended else ''}", flush=True)
+        said = (json.dumps(wrong) if wrong else "nothing") + (" (had ended)" if ended else "")
+        print(
+            f"{trial:>5} {after:>8.2f} s {left:<40} {'complete' if not wrong else 'FAILED':<9} {said}",
+            flush=True,
+        )
         shutil.rmtree(path, ignore_errors=True)
     print(f"{arguments.trials - failures} of {arguments.trials} bitwise equal to the uninterrupted run")
     shutil.rmtree(folder, ignore_errors=True)

@@ -38,7 +38,8 @@ ARMS = ("recorded", "unrecorded", "hand-written")
 def fashion(folder: Path, rows: int) -> Data:
     """The training images as uint8 tensors."""
     spec = importlib.util.spec_from_file_location("shared_load", folder / "load.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     images = torch.from_numpy(module.sprite(str(folder / "images/fashion_mnist/train60k.webp"))[:rows, None])
@@ -66,10 +67,13 @@ def by_hand(model: str, data: Data, learner: Learner) -> float:
     """Seconds of a plain PyTorch loop."""
     torch.manual_seed(0)
     module = build(model, data)
-    assert learner.epochs and learner.batch_size and learner.learning_rate
+    assert learner.epochs is not None
+    assert learner.learning_rate is not None
     loader = DataLoader(TensorDataset(data.inputs, data.target), learner.batch_size, shuffle=True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=learner.learning_rate, weight_decay=1e-2, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learner.learning_rate, epochs=learner.epochs, steps_per_epoch=len(loader))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learner.learning_rate, epochs=learner.epochs, steps_per_epoch=len(loader)
+    )
     began = time.perf_counter()
     for _ in range(learner.epochs):
         for inputs, target in loader:
@@ -101,7 +105,7 @@ def main() -> int:
     learner = Learner(
         epochs=arguments.epochs, batch_size=128, learning_rate=1e-3, weight_decay=1e-2, augment="none", precision="float32", device="cpu"
     )  # fmt: skip
-    print(f"{len(data.inputs)} images, {arguments.epochs} epochs, batch 128, {arguments.threads} threads, {arguments.repetitions} repetitions")
+    print(f"{len(data.inputs)} images, {arguments.epochs} epochs, batch 128, {arguments.threads} threads")
     missed = False
     for model in arguments.models:
         arms: dict[str, Callable[[], float]] = {

@@ -12,13 +12,13 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
 from imprint.errors import MethodError, nearest
-from imprint.recording.needs import Classes, Need, Rows, Table, Target
+from imprint.recording.needs import Classes, HeldOutLoss, Need, OutOfFold, Rows, Table, Target
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,6 +78,11 @@ class Method:
     def summary(self) -> str:
         """First line of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n")[0]
+
+    def with_folds(self, folds: int) -> Method:
+        """The same method, reading out-of-fold predictions of this many folds."""
+        needs = (replace(need, folds=folds) if isinstance(need, OutOfFold) else need for need in self.needs)
+        return replace(self, needs=tuple(needs))
 
     @property
     def trainings(self) -> int:
@@ -250,6 +255,8 @@ def _held(need: Need, run: Any) -> Any:
             return torch.from_numpy(run.rows(split))
         case Classes():
             return tuple(getattr(run.task, "classes", getattr(run.task, "labels", ())))
+        case HeldOutLoss():
+            return run.held_out_loss()
         case Table():
             return run.corpus
     raise MethodError(

@@ -77,6 +77,9 @@ class MemoryRun:
     def rows(self, split: str | None = "train") -> np.ndarray:
         return self.corpus.rows(split)
 
+    def held_out_loss(self) -> torch.Tensor:
+        return torch.empty(0)
+
     def target(self, split: str = "train") -> torch.Tensor:
         return self.task.encode(self.corpus.target.gather(self.rows(split)))
 

@@ -179,18 +179,18 @@ def test_out_of_fold_path(noisy_digits: dict[str, Any], digits_run: Any) -> None
 
 
 def test_regression_targets_far_off() -> None:
-    """Diabetes progression with 10 targets moved by four standard deviations: they are the most severe findings."""
+    """Diabetes progression with 10 targets moved by six standard deviations: they are the most severe findings."""
     x, y = load_diabetes(return_X_y=True)
     y = (y - y.mean()) / y.std()
     x = x / x.std(0)
     moved = np.random.default_rng(0).choice(len(y), 10, replace=False)
-    y[moved] += 4
+    y[moved] += 6
     target = torch.from_numpy(y).float()
     logits = trajectory_of(
         torch.from_numpy(x).float(), lambda out, batch: ((out.squeeze(1) - target[batch]) ** 2).mean(), 1, hidden=16
     )
     flags = trajectory_residual(target - logits.squeeze(2).mean(0))
-    # Four deviations on top of residuals of at most about two: each lies beyond nearly all of the rest.
+    # Six deviations on top of residuals of at most about two: each lies beyond nearly all of the rest.
     assert set(flags.row) <= set(moved)
     assert len(flags) >= 8
     assert np.all(flags.severity >= 0.5)
@@ -246,3 +246,13 @@ def test_left_out_in_auto_and_raised_by_name(digits_run: Any) -> None:
         clean(digits_run, "trajectory-residual")
     with pytest.raises(MethodError, match="Did you mean 'trajectory'"):
         label_quality(digits_run, "trajectry")
+
+
+def test_epochs_count_by_how_well_they_generalised() -> None:
+    """With a held-out loss the epochs that overfit fall out: the trust is that of the epoch before."""
+    probabilities = torch.tensor([[[0.1, 0.9]], [[0.99, 0.01]]])  # doubts the label 0 first, then knows it by heart
+    target = torch.tensor([0])
+    doubtful = trajectory_confidence(probabilities, target, torch.tensor([0.5, 3.0]))
+    believed = trajectory_confidence(probabilities, target, torch.tensor([3.0, 0.5]))
+    assert doubtful.item() == pytest.approx((0.1 - 0.45 + 0.5) / 1.5)
+    assert believed.item() == pytest.approx((0.99 - 0.005 + 0.5) / 1.5)

@@ -59,7 +59,7 @@ def table(n: int = 400, seed: int = 0) -> FakeCorpus:
 def texts(n: int = 300, seed: int = 0) -> FakeCorpus:
     """Sentences of a small vocabulary; a null, an empty and a very long one among them."""
     rng = np.random.default_rng(seed)
-    words = "the a film play was is good bad great awful really very not never who when how dog cat sea".split()
+    words = ["the", "a", "film", "play", "was", "good", "bad", "awful", "really", "not", "never", "who", "dog", "sea"]
     rows: list[str | None] = [" ".join(rng.choice(words, rng.integers(3, 12))) + "." for _ in range(n)]
     rows[3], rows[7], rows[11] = None, "   ", " ".join(rng.choice(words, 3000))
     return FakeCorpus(pl.DataFrame({"text": rows}), {"text": "text"}, "text")

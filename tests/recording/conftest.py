@@ -15,7 +15,9 @@ from imprint.corpus import Corpus
 Blobs = Callable[..., Corpus]
 
 
-def blobs(store: Path, *, rows: int = 300, width: int = 5, classes: int = 3, seed: int = 0, **columns: object) -> Corpus:
+def blobs(
+    store: Path, *, rows: int = 300, width: int = 5, classes: int = 3, seed: int = 0, **columns: object
+) -> Corpus:
     """Gaussian clouds, one per class; four fifths are training examples. `columns` are added as they are."""
     random = np.random.default_rng(seed)
     label = random.integers(0, classes, rows)

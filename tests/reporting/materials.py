@@ -6,7 +6,6 @@ can be made of hostile strings.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import lzma
@@ -97,8 +96,7 @@ def tiny(words: tuple[str, ...] = ("cat", "dog", "hen"), **more: object) -> Mate
 
 def images(rows: int = 6000) -> Material:
     """Fashion-MNIST with 6 % of the labels flipped and some images repeated."""
-    load = _load()
-    pixels = load.sprite(str(SHARED / "images/fashion_mnist/train60k.webp"))[:rows]
+    pixels = _sprite(SHARED / "images/fashion_mnist/train60k.webp")[:rows]
     labels = np.load(SHARED / "images/fashion_mnist/labels.npz")
     names = np.array(
         ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -342,11 +340,16 @@ def _png(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _load() -> Any:
-    """The shared data's own reader."""
-    spec = importlib.util.spec_from_file_location("shared_load", SHARED / "load.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _sprite(path: Path) -> np.ndarray:
+    """The pictures `[n, h, w]` of one of the shared sheets."""
+    from PIL import Image
+
+    shape = json.loads(path.with_name(path.name + ".json").read_text())
+    n, height, width, across = (shape[key] for key in ("n", "h", "w", "cols"))
+    allowed, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a sheet of 60,000 pictures is meant
+    try:
+        with Image.open(path) as image:
+            sheet = np.asarray(image.convert("L"))
+    finally:
+        Image.MAX_IMAGE_PIXELS = allowed
+    return sheet.reshape(-1, height, across, width).swapaxes(1, 2).reshape(-1, height, width)[:n]

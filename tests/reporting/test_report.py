@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -132,7 +133,10 @@ def test_an_audit_of_ten_thousand_photos_can_be_mailed(tmp_path: Path) -> None:
 
     # Smooth noise: about as hard to compress as a photo.
     base = rng.integers(0, 255, (64, 6, 6, 3), dtype=np.uint8)
-    photos = [np.asarray(Image.fromarray(one).resize((120, 120), Image.Resampling.BICUBIC)) for one in base]
+    photos = [Image.fromarray(one).resize((120, 120), Image.Resampling.BICUBIC) for one in base]
+    files = [io.BytesIO() for _ in photos]
+    for photo, file in zip(photos, files, strict=True):
+        photo.save(file, "JPEG")
     ids = [f"class-{k % 10}/photo-{k:06d}.jpg" for k in range(n)]
     examples = pl.DataFrame(
         {
@@ -149,11 +153,14 @@ def test_an_audit_of_ten_thousand_photos_can_be_mailed(tmp_path: Path) -> None:
     report = write_report(
         tmp_path / "report.html",
         tiny(
-            examples=examples, findings=findings, duplicates=None, modality="image", kinds={"image": "array"},
-            read=lambda wanted: pl.DataFrame({"image": [photos[int(one[-10:-4]) % 64].tolist() for one in wanted]}),
+            examples=examples, findings=findings, duplicates=None, modality="image", kinds={"image": "image"},
+            read=lambda wanted: pl.DataFrame({"image": [files[int(one[-10:-4]) % 64].getvalue() for one in wanted]}),
         ),
     )  # fmt: skip
     assert report.stat().st_size < 3_000_000
+    data = json.loads(Page(report.read_text("utf-8")).scripts[0][1])
+    assert len(data["map"]["example"]) == n
+    assert len(data["previews"]["images"]["size"]) == 4000
 
 
 def test_the_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,13 +183,12 @@ def test_the_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (-0.01, (-0.02, -0.002), "better", "The edits do harm"),
         (0.01, (-0.001, 0.02), "better", "No clear effect"),
         (-0.3, (-0.4, -0.2), "worse", "The edits help"),
+        (0.3, (0.2, 0.4), "worse", "The edits do harm"),
     ],
 )
 def test_the_verdict_says_what_the_interval_says(
     effect: float, interval: tuple[float, float], higher: str, headline: str
 ) -> None:
-    told = verdict(
-        Comparison("accuracy" if higher == "better" else "rmse", effect, interval, [0.8], [0.8 + effect], higher=higher)
-    )
+    told = verdict(Comparison("accuracy" if higher == "better" else "rmse", effect, interval, [0.8], [0.8 + effect]))
     assert told["headline"] == headline
     assert ("includes zero" in told["sentence"]) == (headline == "No clear effect")

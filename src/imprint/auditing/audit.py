@@ -27,15 +27,11 @@ from imprint.cleaning import clean
 from imprint.corpus import Corpus, open
 from imprint.errors import MethodError, RecipeError
 from imprint.fitting import Learner, Progress, reporter
-from imprint.fleets.folds import FOLDS
-from imprint.methods import lookup, registered
+from imprint.methods import lookup
 from imprint.recording import Run, fit
 from imprint.reporting import write_report
 from imprint.scoring import score
 from imprint.verifying import verify as hold_against_retraining
-
-# Label issues by cross-fitting, for the tasks that have it; asked for with folds > 0.
-CROSS_FITTED = "confident-learning"
 
 
 @dataclass(frozen=True)
@@ -154,11 +150,8 @@ def audit(
         with clock("score"):
             scores = score(run)
             run.save_answer(scores)
-        if folds:
-            with clock("cross-fit"):
-                chosen = cross_fitted(run, chosen, folds)
         with clock("clean"):
-            findings = clean(run, chosen)
+            findings = clean(run, chosen, folds or None)
             run.save_answer(findings)
             findings.frame().write_parquet(out / "findings.parquet")
         with clock("apply"):
@@ -193,19 +186,6 @@ def check_methods(methods: str | Sequence[str]) -> str | list[str]:
         return "auto"
     names = [methods] if isinstance(methods, str) else list(methods)
     return [lookup("clean", name).name for name in names]
-
-
-def cross_fitted(run: Run, chosen: str | list[str], folds: int) -> list[str]:
-    """The chosen methods and label issues by cross-fitting, whose evidence is collected here with this many folds."""
-    names = [one.name for one in registered("clean") if one.serves(run) and not one.trainings]
-    names = names if chosen == "auto" else list(chosen)
-    if not lookup("clean", CROSS_FITTED).serves(run):
-        return names
-    if folds != FOLDS:
-        raise MethodError(
-            f"folds={folds}: out-of-fold predictions are recorded with {FOLDS} folds.", f"Use folds=0 or folds={FOLDS}."
-        )
-    return [*names, CROSS_FITTED] if CROSS_FITTED not in names else names
 
 
 def recipe_of(*, source: Any, learner: Learner, out: Path, corpus: Corpus, **settings: Any) -> Recipe | None:

@@ -65,7 +65,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def clean(run: Any, methods: str | Sequence[str] = "auto") -> Findings:
+def clean(run: Any, methods: str | Sequence[str] = "auto", folds: int | None = None) -> Findings:
     """Find what is wrong with the data of a run.
 
     Args:
@@ -73,6 +73,8 @@ def clean(run: Any, methods: str | Sequence[str] = "auto") -> Findings:
         methods: Names of clean methods (`imprint methods` lists them), one name, or "auto": all that serve the run's task and
             data and need no further training. In "auto" a method whose evidence this run cannot give is left out, and
             `notes` says so; asked for by name it raises.
+        folds: How many folds methods that read out-of-fold predictions use, each of which is one more training; with a number
+            here "auto" asks these methods too. None: as the method declares.
 
     Returns:
         Findings, the most severe first.
@@ -84,10 +86,12 @@ def clean(run: Any, methods: str | Sequence[str] = "auto") -> Findings:
     began = time.perf_counter()
     auto = isinstance(methods, str) and methods == "auto"
     if auto:
-        chosen = [one for one in registered("clean") if one.serves(run) and not one.trainings]
+        chosen = [one for one in registered("clean") if one.serves(run) and (folds or not one.trainings)]
     else:
         names = [methods] if isinstance(methods, str) else list(dict.fromkeys(methods))
         chosen = [lookup("clean", name) for name in names]
+    if folds:
+        chosen = [one.with_folds(folds) for one in chosen]
     flags, notes = _asked(chosen, run, auto)
     chosen = [one for one in chosen if one.name in flags]
     tables = [findings_table(flags[one.name], one.name, one.kind or "review", run) for one in chosen]

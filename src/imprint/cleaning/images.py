@@ -107,7 +107,7 @@ def descriptors(grey: UInt8[np.ndarray, "row 16 16"]) -> Float[np.ndarray, "row 
 def near_duplicate_images(corpus: Corpus, thumbnails: Thumbnails) -> Flags:
     """Images whose pixels correlate at 0.97 or more with another one's and that are much nearer to it than to others.
 
-    Brightness and contrast do not count, cropping and turning do.
+    Brightness, contrast and the way of encoding do not count; cropping, moving and turning do.
     """
     rows = representatives(corpus)
     vectors = descriptors(thumbnails.grey[rows])

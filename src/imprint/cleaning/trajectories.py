@@ -4,10 +4,12 @@ While a network is being trained it fits the regular part of the data first and 
 So what it said of an example before it had memorised the label is nearly what a model would say that had not been shown this
 label: on label noise it ranks wrong labels about as well as out-of-fold probabilities, which cost k trainings.
 
-When memorising begins differs between data sets by an order of magnitude, and is read off the record itself. Examples whose label
-an early consensus doubts are followed through the epochs: the share of them on which the model has given in to the label is
-how far memorising has gone. Epochs are averaged with the weight (1 - share)^3. On a table that is never memorised that is nearly
-the plain average; on short texts, which are known by heart after eight epochs, it is the first five.
+So epochs are averaged with weights. When the model spoke best about examples that it was not trained on, it also spoke best about
+labels: an epoch weighs exp(-(held-out loss - the lowest one) / 0.05 nats). On a table that is never memorised that is nearly the
+plain average; for a head on short texts, which are known by heart after eight epochs, it is the first few; for a small
+convolutional net, which goes on learning, the last ones. Where nothing was held out, the record itself says how far memorising
+has gone: examples whose label an early consensus doubts are followed through the epochs, and an epoch weighs (1 - s)^3, with s
+the share of them on which the model has given in to the label.
 """
 
 from __future__ import annotations
@@ -25,14 +27,18 @@ from torch import Tensor
 from imprint.cleaning.confident import class_thresholds, find_label_issues
 from imprint.cleaning.flags import Flags
 from imprint.methods import Derived, Method, lookup, method
-from imprint.recording.needs import Classes, Dynamics, Need, OutOfFold, Target
+from imprint.recording.needs import Classes, Dynamics, HeldOutLoss, Need, OutOfFold, Target
 
+# Nats of held-out loss by which an epoch may be worse before it counts for less than 1/e. Between 0.02 and 0.1 the ranking changes
+# by less than 0.005 (AUROC) on 20 recorded trajectories of images, texts and tables.
+TEMPERATURE = 0.05
 # The early consensus is that of the first fifth of the epochs, but never of the first one alone.
 EARLY = 0.2
 # A suggestion is weak when the guess leads the label by less than this probability, and clear when it leads every other class by it.
 WEAK, CLEAR = 0.2, 0.3
-# Robust z from which a residual is flagged: 1 in 2,000 under a normal law, which cells of measured data rarely follow so far out.
-RESIDUAL_Z = 3.5
+# Robust z from which a residual is flagged: 1 in 170 under the double exponential law, whose tails are about as heavy as those of
+# residuals on real tables (at the customary 3.5, meant for normal ones, 4 % of California housing would be flagged).
+RESIDUAL_Z = 5.0
 
 
 def memorised(
@@ -55,12 +61,22 @@ def memorised(
     return torch.where(guess != target, (own > other).float(), torch.nan).T.contiguous()
 
 
-def epoch_weights(memorised: Float[Tensor, "example epoch"]) -> Float[Tensor, " epoch"]:
-    """Weights of the epochs: (1 - share of doubted labels that the model has given in to) cubed, with sum 1.
+def epoch_weights(
+    memorised: Float[Tensor, "example epoch"], held_out_loss: Float[Tensor, " epoch"] | None = None
+) -> Float[Tensor, " epoch"]:
+    """Weights of the epochs, with sum 1: by held-out loss where it was measured, else by what has been memorised.
 
+    Args:
+        memorised: What `memorised` gives.
+        held_out_loss: Mean loss on held-out examples after each epoch, in nats; empty or None where there were none.
+
+    >>> epoch_weights(torch.zeros(1, 3), torch.tensor([0.6, 0.5, 0.55])).round(decimals=3)
+    tensor([0.0900, 0.6650, 0.2450])
     >>> epoch_weights(torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [torch.nan] * 3])).round(decimals=3)
     tensor([0.8890, 0.1110, 0.0000])
     """
+    if held_out_loss is not None and len(held_out_loss) == memorised.shape[1] and held_out_loss.isfinite().all():
+        return torch.softmax(-held_out_loss / TEMPERATURE, 0)
     weights = (1 - memorised.nanmean(0).nan_to_num(0)) ** 3
     return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
 
@@ -77,7 +93,7 @@ def label_trust(average: Float[Tensor, "example class"], target: Int[Tensor, " e
     """Trust in the given label: its probability less half the largest other, mapped to 0..1; lower = more likely wrong.
 
     The probability alone ranks evenly drawn noise slightly better, the whole margin noise that prefers one other class; half of
-    the margin is within 0.003 (AUROC) of the better one on both.
+    the other's probability is a compromise that is close to the better one on both.
 
     >>> label_trust(torch.tensor([[0.6, 0.4], [0.0, 1.0]]), torch.tensor([0, 0]))
     tensor([0.6000, 0.0000])
@@ -88,38 +104,64 @@ def label_trust(average: Float[Tensor, "example class"], target: Int[Tensor, " e
 
 
 def trajectory_confidence(
-    probabilities: Float[Tensor, "epoch example class"], target: Int[Tensor, " example"]
+    probabilities: Float[Tensor, "epoch example class"],
+    target: Int[Tensor, " example"],
+    held_out_loss: Float[Tensor, " epoch"] | None = None,
 ) -> Float[Tensor, " example"]:
     """Trust in the given labels from a whole trajectory: what `trajectory` ranks by.
 
     >>> trajectory_confidence(torch.tensor([[[0.9, 0.1]], [[0.7, 0.3]]]), torch.tensor([0]))
     tensor([0.8000])
     """
-    weights = epoch_weights(memorised(probabilities, target))
+    weights = epoch_weights(memorised(probabilities, target), held_out_loss)
     return label_trust(mean_probabilities(probabilities, weights), target)
 
 
 MEMORISED = Derived("memorised", function=memorised, needs=(Dynamics("probabilities"), Target()))
-WEIGHTS = Derived("weights", function=epoch_weights, needs=(MEMORISED,), rowwise=False)
+WEIGHTS = Derived("weights", function=epoch_weights, needs=(MEMORISED, HeldOutLoss()), rowwise=False)
 AVERAGE = Derived("average", function=mean_probabilities, needs=(Dynamics("probabilities"), WEIGHTS))
+# The same by the record alone: less sharp in its order, but not yet sure of labels that late epochs know by heart.
+EARLY_WEIGHTS = Derived("weights", function=epoch_weights, needs=(MEMORISED,), rowwise=False)
+EARLY_AVERAGE = Derived("early_average", function=mean_probabilities, needs=(Dynamics("probabilities"), EARLY_WEIGHTS))
 
 
 @method(
-    "clean", "trajectory", kind="label", tasks=["classification"], needs=[AVERAGE, Target(), Classes()],
+    "clean", "trajectory", kind="label", tasks=["classification"], needs=[AVERAGE, EARLY_AVERAGE, Target(), Classes()],
     higher="the averaged probability prefers another class more clearly",
     source="confident learning (Northcutt et al. 2021, arXiv:1911.00068) on averaged training dynamics "
     "(Swayamdipta et al. 2020, arXiv:2009.10795)",
 )  # fmt: skip
 def trajectory(
-    average: Float[Tensor, "example class"], target: Int[Tensor, " example"], classes: Sequence[Any]
+    average: Float[Tensor, "example class"],
+    early_average: Float[Tensor, "example class"],
+    target: Int[Tensor, " example"],
+    classes: Sequence[Any],
 ) -> Flags:
     """Labels that the model did not believe while it was trained on them.
 
-    How many and which examples are flagged follows from confident learning (prune by noise rate) on the averaged
-    probabilities; severity = 1 - `label_trust`, and so the order, from their margin. What is suggested follows from `judge_labels`.
+    How many are flagged follows from confident learning (prune by noise rate) on the average over the epochs before
+    memorising; which ones, from the order of `label_trust`: the least trusted whose label is not the most probable class.
+    Severity = 1 - `label_trust`. What is suggested follows from `judge_labels`.
     """
-    flagged = find_label_issues(average.numpy(), target.numpy())
-    return judge_labels(flagged, average, 1 - label_trust(average, target), target, classes, "averaged over training")
+    trust = label_trust(average, target)
+    wrong = find_label_issues(early_average.numpy(), target.numpy()).sum()
+    flagged = least_trusted(trust, average.argmax(1) != target, int(wrong))
+    return judge_labels(flagged, average, 1 - trust, target, classes, "averaged over training")
+
+
+def least_trusted(
+    trust: Float[Tensor, " example"], disbelieved: Bool[Tensor, " example"], number: int
+) -> Bool[np.ndarray, " example"]:
+    """Which are the `number` least trusted of the disbelieved examples (or all of these, if there are fewer).
+
+    >>> least_trusted(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([False, True, True]), 1).tolist()
+    [False, True, False]
+    """
+    candidates = disbelieved.nonzero().squeeze(1)
+    chosen = candidates[trust[candidates].argsort(stable=True)[:number]]
+    flagged = torch.zeros(len(trust), dtype=torch.bool)
+    flagged[chosen] = True
+    return flagged.numpy()
 
 
 @method(
@@ -238,9 +280,9 @@ RESIDUAL = Derived("residual", function=mean_residual, needs=(Dynamics("logits")
     source="residuals by robust z (Iglewicz, Hoaglin 1993), averaged over training",
 )  # fmt: skip
 def trajectory_residual(residual: Float[Tensor, " example"]) -> Flags:
-    """Targets that stayed far from the prediction during training: robust z of the mean residual above 3.5.
+    """Targets that stayed far from the prediction during training: robust z of the mean residual above 5.
 
-    Robust z = (residual - median) / (1.4826 x median absolute deviation). Severity = 1 - 3.5 / (2 |z|): one half at the
+    Robust z = (residual - median) / (1.4826 x median absolute deviation). Severity = 1 - 5 / (2 |z|): one half at the
     threshold, towards 1 far beyond it.
     """
     centred = residual - residual.median()

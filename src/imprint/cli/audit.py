@@ -111,7 +111,7 @@ def command(
         learner={
             "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "device": device, "seed": seed,
         },
-        methods=o.names(methods) or "auto", seeds=seeds or (QUICK_SEEDS if quick else 5), folds=folds, verify=verify, out=out,
+        methods=o.names(methods, "--methods") or "auto", seeds=seeds or (QUICK_SEEDS if quick else 5), folds=folds, verify=verify, out=out,
     )  # fmt: skip
     perform(recipe, fresh=fresh, open_report=open_report, as_json=as_json)
 
@@ -217,5 +217,5 @@ def lines(document: dict[str, Any]) -> list[str]:
         "",
         *pairs(facts),
         "",
-        f"Look closer: imprint show {shell(document['out'])}/run --id ID",
+        f"Look closer: imprint show {shell(document['out'] + '/run')} --id ID",
     ]

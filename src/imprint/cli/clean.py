@@ -94,7 +94,7 @@ def kinds_of(text: str | None) -> list[str] | None:
     """
     from imprint.answers import KINDS
 
-    kinds = o.names(text)
+    kinds = o.names(text, "--kind")
     for kind in kinds or []:
         if kind not in KINDS:
             raise MethodError(f"No finding is of the kind '{kind}'.", nearest(kind, KINDS))

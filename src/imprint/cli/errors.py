@@ -16,13 +16,14 @@ import typer
 
 from imprint.cli import BUG, INTERRUPTED, MENDABLE
 from imprint.cli.output import emit, note
-from imprint.errors import ImprintError, ResourceError
+from imprint.errors import ImprintError, ResourceError, SourceError
 
 # Arguments of the Python calls that are options of the same name here.
 OPTION = re.compile(
     r"\b(target|inputs|id|split|group|weight|task|model|epochs|batch_size|optimizer|learning_rate|weight_decay|schedule|augment"
     r"|ema|precision|device|seed|seeds|folds|methods)=('?)([\w./:<>-]*\w)\2"
 )
+SHARES = re.compile(r"split=\{'train': ([\d.]+), 'test': ([\d.]+)\}")
 # Click lives inside newer versions of Typer; its base of usage errors is found without naming the place.
 UsageError = typer.BadParameter.__mro__[1]
 
@@ -83,6 +84,7 @@ def as_typed(text: str) -> str:
     if re.search(r"\w\(", text):  # a call in Python is given whole
         return text
     text = text.replace("resume=False", "--fresh")
+    text = SHARES.sub(r"--split \1/\2", text)
     return OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
 
 
@@ -100,6 +102,8 @@ def mendable(error: BaseException) -> BaseException:
             return ResourceError(
                 f"No permission to read or write{where}.", "Choose another folder, or change its rights."
             )
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return SourceError(f"{error.filename} cannot be a path: {error.strerror}.", "Check the path.")
         if error.errno == errno.EMFILE:
             return ResourceError("Too many open files.", "Raise the limit: ulimit -n 4096")
     if "No space left on device" in str(error):  # Lance wraps the operating system's error in its own type

@@ -89,7 +89,7 @@ def command(
             **o.roles(target, inputs, id, split, group, weight),
             task=task,
             seed=seed,
-            progress=stages.job("open"),
+            progress=stages,
         )
         run = fit(learner, corpus, folder, resume=not fresh, progress=stages)
     document = summary(run)

@@ -56,8 +56,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 NAMED_SHARES = {2: ("train", "test"), 3: ("train", "valid", "test")}
 
 
-def names(text: str | None) -> list[str] | None:
-    """A comma-separated list; None stays None.
+def names(text: str | None, option: str = "--inputs") -> list[str] | None:
+    """The comma-separated list of an option; None stays None.
 
     >>> names("age, income")
     ['age', 'income']
@@ -66,13 +66,15 @@ def names(text: str | None) -> list[str] | None:
         return None
     found = [part.strip() for part in text.split(",") if part.strip()]
     if not found:
-        raise ColumnError(f"'{text}' names nothing.", "Give names with commas between, such as: age,income")
+        raise ColumnError(
+            f"{option} '{text}' names nothing.", f"Give names with commas between, such as: {option} age,income"
+        )
     return found
 
 
 def target_names(text: str | None) -> str | list[str] | None:
     """One name stays text, several become a list."""
-    found = names(text)
+    found = names(text, "--target")
     return found[0] if found and len(found) == 1 else found
 
 
@@ -93,15 +95,11 @@ def split_of(text: str | None) -> str | dict[str, float] | None:
     except ValueError:
         return text  # a column may be called in/out
     total = sum(shares)
-    if (
-        len(shares) not in NAMED_SHARES
-        or not all(share > 0 for share in shares)
-        or min(abs(total - 1), abs(total - 100)) > 1e-6
-    ):
-        raise ColumnError(
-            f"--split {text}: the shares must be two or three positive numbers that sum to 1 or 100 (they sum to {total:g}).",
-            "For example --split 0.8/0.2 (train/test) or --split 70/10/20 (train/valid/test).",
-        )
+    remedy = "For example --split 0.8/0.2 (train/test) or --split 70/10/20 (train/valid/test)."
+    if len(shares) not in NAMED_SHARES or not all(share > 0 for share in shares):
+        raise ColumnError(f"--split {text}: the shares must be two or three numbers above 0.", remedy)
+    if min(abs(total - 1), abs(total - 100)) > 1e-6:
+        raise ColumnError(f"--split {text}: the shares sum to {total:g}, not to 1 or 100.", remedy)
     return {name: round(share / total, 9) for name, share in zip(NAMED_SHARES[len(shares)], shares, strict=True)}
 
 
@@ -124,6 +122,9 @@ def roles(
     target: str | None, inputs: str | None, id: str | None, split: str | None, group: str | None, weight: str | None
 ) -> dict[str, Any]:
     """The role options as arguments of `imprint.open` and `imprint.audit`."""
+    for option, name in (("id", id), ("split", split), ("group", group), ("weight", weight)):
+        if name is not None and not name.strip():
+            raise ColumnError(f"--{option} '{name}' names nothing.", "Give the name of a column.")
     return {
         "target": target_names(target), "inputs": names(inputs), "id": id, "split": split_of(split),
         "group": group, "weight": weight,
@@ -139,6 +140,8 @@ def learner_of(**settings: Any) -> Any:
 
 def run_folder(text: str) -> Path:
     """The folder of a run: RUN itself, or AUDIT/run for the folder of an audit."""
+    from imprint.cli.output import shell
+
     path = Path(text).expanduser()
     for folder in (path, path / "run"):
         if (folder / "manifest.json").is_file():
@@ -149,9 +152,9 @@ def run_folder(text: str) -> Path:
         )
     raise RunError(
         f"'{text}' is not a run: it has no manifest.json.",
-        f"List the runs below it: imprint runs {text}"
+        f"List the runs below it: imprint runs {shell(text)}"
         if path.is_dir()
-        else f"To train on it: imprint fit {text} --out RUN",
+        else f"To train on it: imprint fit {shell(text)} --out RUN",
     )
 
 
@@ -204,12 +207,12 @@ def making(out: str | Path, *beside: str) -> Iterator[Path]:
         raise
 
 
-def keep(run: Path, answer: Any, methods: list[str]) -> None:
-    """Save an answer in its run, under its kind and, where they were chosen, its methods; a run that is read-only stays as it is."""
+def keep(run: Path, answer: Any, asked: list[str]) -> None:
+    """Save an answer in its run, under its kind and what was asked for beyond the defaults; a run that is read-only stays as it is."""
     from imprint.cli.output import note
     from imprint.errors import ResourceError
 
-    name = "-".join([answer.name, *methods])
+    name = "-".join([answer.name, *asked])
     try:
         answer.save(run / "answers" / name)
     except ResourceError:

@@ -66,7 +66,7 @@ def command(
         "fit": {},
     }[call]
     with Stages() as stages:
-        corpus = open_corpus(path, **roles, task=task, progress=stages.job("open"))
+        corpus = open_corpus(path, **roles, task=task, progress=stages)
         found = price(call, learner, corpus, **choices)
     free = {"memory_bytes": psutil.virtual_memory().available, "disk_bytes": shutil.disk_usage(".").free}
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,11 +14,16 @@ SHORTEST = 0.5  # seconds; quicker jobs leave no line behind
 
 
 class Stages:
-    """Follows `imprint.fitting.progress.Progress`: `stages(label, done, total, facts)`. Use as a context manager."""
+    """Follows `imprint.fitting.progress.Progress`: `stages(label, done, total, facts)`. Use as a context manager.
+
+    A job counts as finished when another one begins after it was complete: a reader that does not know its total says with
+    each batch that it is complete.
+    """
 
     def __init__(self) -> None:
         self.began: dict[str, float] = {}
-        self.jobs: dict[str, Any] = {}
+        self.ended: dict[str, float] = {}
+        self.bars: dict[str, Any] = {}
         self.display: Any = None
 
     def __enter__(self) -> Stages:
@@ -27,7 +32,7 @@ class Stages:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.display = Progress(
-                TextColumn("  {task.description:<24}"),
+                TextColumn("  {task.description:<12}"),
                 BarColumn(bar_width=16),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("{task.fields[rate]:>9}"),
@@ -42,33 +47,35 @@ class Stages:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for label in list(self.ended) if error is None else []:
+            self.finish(label)
         if self.display is not None:
             self.display.stop()
 
-    def __call__(self, label: str, done: int, total: int | None, facts: Mapping[str, str] | None = None) -> None:
-        if label not in self.began:
-            self.began[label] = time.perf_counter()
-            if self.display is not None:
-                self.jobs[label] = self.display.add_task(label, total=total, rate="", facts="")
+    def __call__(self, label: str, done: int, total: int, facts: Mapping[str, str] | None = None) -> None:
+        for other in [one for one in self.ended if one != label]:
+            self.finish(other)
+        self.began.setdefault(label, time.perf_counter())
         if self.display is not None:
-            job = self.jobs[label]
-            shown = "  ".join(f"{name} {value}" for name, value in (facts or {}).items())
-            speed = next(task.speed for task in self.display.tasks if task.id == job)
-            rate = "" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
-            self.display.update(job, completed=done, total=total, facts=shown, rate=rate)
-        if total is not None and done >= total:
-            self.finish(label)
+            self.draw(label, done, total, facts or {})
+        if done >= total:
+            self.ended[label] = time.perf_counter()
 
-    def job(self, label: str) -> Callable[[int, int | None], None]:
-        """One job as a callable of its own: `(done, total)`, where the total may be unknown."""
-        return lambda done, total: self(label, done, total)
+    def draw(self, label: str, done: int, total: int, facts: Mapping[str, str]) -> None:
+        """Move the bar of a job."""
+        if label not in self.bars:
+            self.bars[label] = self.display.add_task(label, total=total, rate="", facts="")
+        shown = "  ".join(f"{name} {value}" for name, value in facts.items())
+        speed = next(task.speed for task in self.display.tasks if task.id == self.bars[label])
+        rate = "" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+        self.display.update(self.bars[label], completed=done, total=total, facts=shown, rate=rate)
 
     def finish(self, label: str) -> None:
         """Leave a line behind: the job and its time."""
-        took = time.perf_counter() - self.began.pop(label)
-        line = f"  {label:<24} {seconds(took):>12}"
+        took = self.ended.pop(label) - self.began.pop(label)
+        line = f"  {label:<12} {seconds(took):>12}"
         if self.display is not None:
-            self.display.remove_task(self.jobs.pop(label))
+            self.display.remove_task(self.bars.pop(label))
             if took >= SHORTEST:
                 self.display.console.print(line, markup=False)
         elif took >= SHORTEST:

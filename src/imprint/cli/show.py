@@ -88,7 +88,7 @@ def command(
         from imprint.corpus import open as open_corpus
 
         with Stages() as stages:
-            corpus = open_corpus(source, **roles, task=task, progress=stages.job("open"))
+            corpus = open_corpus(source, **roles, task=task, progress=stages)
         document, lines = show_corpus(corpus, head, task)
     if as_json:
         emit(document)

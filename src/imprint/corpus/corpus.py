@@ -81,7 +81,13 @@ class Corpus:
         """16 hexadecimal digits of ids, contents, targets, weights and splits, in row order."""
         ones = np.ones(len(self), np.float32)
         weights = pl.Series(self.weights if self.weights is not None else ones)
-        columns = [self._id_hashes, self.content, hash_series(self.target), hash_series(weights), hash_series(self.split_names)]
+        columns = [
+            self._id_hashes,
+            self.content,
+            hash_series(self.target),
+            hash_series(weights),
+            hash_series(self.split_names),
+        ]
         if self.groups is not None:
             columns.append(hash_series(self.groups))
         return fingerprint([self.roles.target or "", *self.roles.inputs], columns)
@@ -137,7 +143,10 @@ class Corpus:
         names = list(self.roles.inputs) if columns is None else [columns] if isinstance(columns, str) else list(columns)
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
-            raise IdError(f"Row {int(rows.max() if rows.min() >= 0 else rows.min())} is not one of the {len(self):,} rows of this corpus.", "Take rows from corpus.rows().")
+            raise IdError(
+                f"Row {int(rows.max() if rows.min() >= 0 else rows.min())} is not one of the {len(self):,} rows of this corpus.",
+                "Take rows from corpus.rows().",
+            )
         index = self.index[rows]
         if len(self.stores) == 1:
             return self.stores[0].read(index, names)
@@ -165,12 +174,20 @@ class Corpus:
     def frame(self, rows: np.ndarray | None = None) -> pl.DataFrame:
         """id, position, split, the inputs, the target, and the weight if there is one."""
         wanted = self.rows() if rows is None else np.asarray(rows, dtype=np.int64)
-        columns = [self.ids.gather(wanted).alias("id"), self.positions.gather(wanted).alias("position"), self.split_names.gather(wanted).alias("split")]
+        columns = [
+            self.ids.gather(wanted).alias("id"),
+            self.positions.gather(wanted).alias("position"),
+            self.split_names.gather(wanted).alias("split"),
+        ]
         taken = {"id", "position", "split"}
         inputs = self.read(wanted)
         inputs = inputs.rename({name: f"input.{name}" for name in inputs.columns if name in taken})
         target = self.target.gather(wanted)
-        frame = pl.DataFrame(columns).hstack(inputs).with_columns(target.alias(f"target.{target.name}" if target.name in taken else target.name))
+        frame = (
+            pl.DataFrame(columns)
+            .hstack(inputs)
+            .with_columns(target.alias(f"target.{target.name}" if target.name in taken else target.name))
+        )
         if self.weights is not None:
             frame = frame.with_columns(pl.Series("weight", self.weights[wanted]))
         return frame
@@ -194,14 +211,24 @@ class Corpus:
         rows = self.rows_of(list(targets))
         values = self._as_target(list(targets.values()))
         before = self.target.gather(rows)
-        changed = np.flatnonzero(before.ne_missing(values).to_numpy()) if values.dtype != pl.List else np.array([k for k in range(len(rows)) if before[k].to_list() != values[k].to_list()], np.int64)
+        changed = (
+            np.flatnonzero(before.ne_missing(values).to_numpy())
+            if values.dtype != pl.List
+            else np.array([k for k in range(len(rows)) if before[k].to_list() != values[k].to_list()], np.int64)
+        )
         if not len(changed):
             return self
         rows, values, before = rows[changed], values.gather(changed), before.gather(changed)
         source = np.arange(len(self))
         source[rows] = len(self) + np.arange(len(rows))
         target = pl.concat([self.target, values.alias(self.target.name)]).gather(source)
-        edit = Edit("relabel", len(rows), tuple(self.ids.gather(rows).to_list()), tuple(before.to_list()), tuple(values.to_list()))
+        edit = Edit(
+            "relabel",
+            len(rows),
+            tuple(self.ids.gather(rows).to_list()),
+            tuple(before.to_list()),
+            tuple(values.to_list()),
+        )
         return self._child(edit, target=target)
 
     def reweight(self, weights: Mapping[str, float] | np.ndarray | Sequence[float]) -> Corpus:
@@ -213,18 +240,29 @@ class Corpus:
         else:
             given = np.asarray(weights, np.float32)
             if given.shape != old.shape:
-                raise IdError(f"{given.shape} weights for {len(self):,} examples.", "Give one weight per row, or {id: weight}.")
+                raise IdError(
+                    f"{given.shape} weights for {len(self):,} examples.", "Give one weight per row, or {id: weight}."
+                )
             new = given.copy()
         wrong = np.flatnonzero(~(np.isfinite(new) & (new >= 0)))
         if len(wrong):
-            raise ColumnError(f"The weight of '{self.ids[int(wrong[0])]}' is {new[wrong[0]]}.", "Weights are finite and not below zero.")
+            raise ColumnError(
+                f"The weight of '{self.ids[int(wrong[0])]}' is {new[wrong[0]]}.",
+                "Weights are finite and not below zero.",
+            )
         changed = np.flatnonzero(new != old)
         if not len(changed):
             return self
         if len(changed) == len(self) and not isinstance(weights, Mapping):
             edit = Edit("reweight", len(changed))
         else:
-            edit = Edit("reweight", len(changed), tuple(self.ids.gather(changed).to_list()), tuple(old[changed].tolist()), tuple(new[changed].tolist()))
+            edit = Edit(
+                "reweight",
+                len(changed),
+                tuple(self.ids.gather(changed).to_list()),
+                tuple(old[changed].tolist()),
+                tuple(new[changed].tolist()),
+            )
         return self._child(edit, weights=None if (new == 1).all() else new)
 
     def append(self, source: Any) -> Corpus:
@@ -250,14 +288,21 @@ class Corpus:
             added = ingest_more(source, self)
         clash = added.ids.filter(added.ids.is_in(self.ids.implode()))
         if len(clash):
-            raise IdError(f"{len(clash):,} ids of the source are already in this corpus, first '{clash[0]}'.", "Give new examples new ids, or drop the old ones first.")
+            raise IdError(
+                f"{len(clash):,} ids of the source are already in this corpus, first '{clash[0]}'.",
+                "Give new examples new ids, or drop the old ones first.",
+            )
         weights = None
         if self.weights is not None or added.weights is not None:
-            weights = np.concatenate([one.weights if one.weights is not None else np.ones(len(one), np.float32) for one in (self, added)])
+            weights = np.concatenate(
+                [one.weights if one.weights is not None else np.ones(len(one), np.float32) for one in (self, added)]
+            )
         groups = None
         if self.groups is not None:
             if added.groups is None:
-                raise ColumnError(f"The source has no group column '{self.roles.group}'.", "Give each new example its group.")
+                raise ColumnError(
+                    f"The source has no group column '{self.roles.group}'.", "Give each new example its group."
+                )
             groups = pl.concat([self.groups, added.groups.alias(self.groups.name)])
         position = self.positions.dtype if self.positions.dtype == added.positions.dtype else pl.String
         mine = self._used_stores()
@@ -287,7 +332,10 @@ class Corpus:
         frame = answer if isinstance(answer, pl.DataFrame) else answer.frame()
         for name in ("id", "suggestion"):
             if name not in frame.columns:
-                raise ColumnError(f"The answer's frame has no column '{name}' (columns: {', '.join(frame.columns)}).", "Apply what imprint.clean returns.")
+                raise ColumnError(
+                    f"The answer's frame has no column '{name}' (columns: {', '.join(frame.columns)}).",
+                    "Apply what imprint.clean returns.",
+                )
         if kinds is not None:
             frame = frame.filter(pl.col("kind").is_in([kinds] if isinstance(kinds, str) else list(kinds)))
         if "severity" in frame.columns:
@@ -297,8 +345,12 @@ class Corpus:
         corpus = self
         relabelled = frame.filter((pl.col("suggestion") == "relabel") & ~pl.col("id").is_in(dropped.implode()))
         if len(relabelled):
-            relabelled = relabelled.filter(pl.col("suggested_value").is_not_null()).unique("id", keep="first", maintain_order=True)
-            corpus = corpus.relabel(dict(zip(relabelled["id"].to_list(), relabelled["suggested_value"].to_list(), strict=True)))
+            relabelled = relabelled.filter(pl.col("suggested_value").is_not_null()).unique(
+                "id", keep="first", maintain_order=True
+            )
+            corpus = corpus.relabel(
+                dict(zip(relabelled["id"].to_list(), relabelled["suggested_value"].to_list(), strict=True))
+            )
         return corpus.drop(dropped) if len(dropped) else corpus
 
     def diff(self, other: Corpus) -> pl.DataFrame:
@@ -315,11 +367,23 @@ class Corpus:
             ResourceError: The disk is full.
         """
         final = Path(path).expanduser().resolve()
-        if final.exists() and not (final / "corpus.json").is_file() and not (final.is_dir() and not any(final.iterdir())):
+        if (
+            final.exists()
+            and not (final / "corpus.json").is_file()
+            and not (final.is_dir() and not any(final.iterdir()))
+        ):
             raise SourceError(f"{final} exists and is not a saved corpus.", "Give another path, or delete it.")
         needed = sum(size_of(store.folder) for store in self.stores)
         with writing(final, needed, "the corpus") as temporary:
-            columns = [*self.roles.inputs, *(f"{name}.{side}" for name, kind in self.kinds.items() if kind == "image" for side in ("width", "height"))]
+            columns = [
+                *self.roles.inputs,
+                *(
+                    f"{name}.{side}"
+                    for name, kind in self.kinds.items()
+                    if kind == "image"
+                    for side in ("width", "height")
+                ),
+            ]
             stored = (to_stored(frame) for _, frame in self.batches(columns=columns, size=SAVE_ROWS))
             first = next(stored)
 
@@ -346,18 +410,31 @@ class Corpus:
         try:
             spec = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
             if spec["format"] != FORMAT:
-                raise SourceError(f"{folder} was saved in format {spec['format']}, this version reads {FORMAT}.", "Open the original source again.")
+                raise SourceError(
+                    f"{folder} was saved in format {spec['format']}, this version reads {FORMAT}.",
+                    "Open the original source again.",
+                )
             frame = pl.from_arrow(lance.dataset(str(folder / "roles.lance")).to_table())
             aside = pl.from_arrow(lance.dataset(str(folder / "set_aside.lance")).to_table())
         except FileNotFoundError as error:
-            raise SourceError(f"{folder} is not a saved corpus (no {Path(error.filename or 'corpus.json').name}).", "Give the folder that Corpus.save wrote.") from error
+            raise SourceError(
+                f"{folder} is not a saved corpus (no {Path(error.filename or 'corpus.json').name}).",
+                "Give the folder that Corpus.save wrote.",
+            ) from error
         except (ValueError, OSError, KeyError) as error:
-            raise SourceError(f"The saved corpus {folder} is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}.", "Save or open it again.") from error
+            raise SourceError(
+                f"The saved corpus {folder} is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+                "Save or open it again.",
+            ) from error
         assert isinstance(frame, pl.DataFrame)
         assert isinstance(aside, pl.DataFrame)
-        roles = Roles(**{key: tuple(value) if isinstance(value, list) else value for key, value in spec["roles"].items()})
+        roles = Roles(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in spec["roles"].items()}
+        )
         store = Store(
-            folder, {name: tuple(shape) for name, shape in spec["shapes"].items()}, {name: Path(root) for name, root in spec["files"].items()}
+            folder,
+            {name: tuple(shape) for name, shape in spec["shapes"].items()},
+            {name: Path(root) for name, root in spec["files"].items()},
         )
         corpus = Corpus(
             roles=roles, kinds=spec["kinds"], modality=spec["modality"], shape=tuple(spec["shape"]) if spec["shape"] is not None else None,
@@ -372,7 +449,13 @@ class Corpus:
 
     def _write_roles(self, folder: Path, files: Mapping[str, Path]) -> None:
         """corpus.json, roles.lance and set_aside.lance; the inputs are there already."""
-        columns = {"id": self.ids, "position": self.positions, "target": self.target, "split": self.split_names, "content": pl.Series(self.content)}
+        columns = {
+            "id": self.ids,
+            "position": self.positions,
+            "target": self.target,
+            "split": self.split_names,
+            "content": pl.Series(self.content),
+        }
         if self.weights is not None:
             columns["weight"] = pl.Series(self.weights)
         if self.groups is not None:
@@ -413,7 +496,10 @@ class Corpus:
         try:
             return self.target.cast(dtype, strict=True)
         except pl.exceptions.PolarsError as error:
-            raise TargetError(f"The target '{self.roles.target}' of the source is {self.target.dtype}, not {dtype}.", "Give targets of the same type.") from error
+            raise TargetError(
+                f"The target '{self.roles.target}' of the source is {self.target.dtype}, not {dtype}.",
+                "Give targets of the same type.",
+            ) from error
 
     def _as_target(self, values: list[Any]) -> pl.Series:
         """New targets in the target's type; `TargetError` names one that does not fit."""
@@ -429,4 +515,7 @@ class Corpus:
             given = pl.Series(self.target.name, values)
             return given.cast(dtype, strict=True)
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise TargetError(f"{values[0]!r} is no value for the target '{self.target.name}' of type {dtype}.", "Give values in the target's own terms.") from error
+            raise TargetError(
+                f"{values[0]!r} is no value for the target '{self.target.name}' of type {dtype}.",
+                "Give values in the target's own terms.",
+            ) from error

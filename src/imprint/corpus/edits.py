@@ -77,5 +77,11 @@ def as_text(values: pl.Series) -> pl.Series:
 
 
 def _facts(corpus: Corpus) -> pl.DataFrame:
-    weights = pl.Series("weight", corpus.weights) if corpus.weights is not None else pl.repeat(1.0, len(corpus), dtype=pl.Float32, eager=True)
-    return pl.DataFrame({"id": corpus.ids, "position": corpus.positions, "target": as_text(corpus.target), "weight": weights})
+    weights = (
+        pl.Series("weight", corpus.weights)
+        if corpus.weights is not None
+        else pl.repeat(1.0, len(corpus), dtype=pl.Float32, eager=True)
+    )
+    return pl.DataFrame(
+        {"id": corpus.ids, "position": corpus.positions, "target": as_text(corpus.target), "weight": weights}
+    )

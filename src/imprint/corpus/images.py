@@ -57,7 +57,12 @@ def look(data: bytes | None) -> Look:
                 image.load()
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning):
         limit = image_module.MAX_IMAGE_PIXELS
-        return Look(0, 0, 0, f"image has more pixels than Pillow's limit of {limit:,} (a decompression bomb?); raise PIL.Image.MAX_IMAGE_PIXELS to allow it")
+        return Look(
+            0,
+            0,
+            0,
+            f"image has more pixels than Pillow's limit of {limit:,} (a decompression bomb?); raise PIL.Image.MAX_IMAGE_PIXELS to allow it",
+        )
     except image_module.UnidentifiedImageError:
         return Look(0, 0, 0, f"not an image ({len(data):,} bytes beginning {data[:8]!r})")
     except Exception as error:  # a decoder may raise anything on damaged bytes (struct.error, SyntaxError, ...)

@@ -9,7 +9,17 @@ import polars as pl
 from imprint.errors import ColumnError
 
 # First bytes of the image formats that Pillow reads everywhere.
-MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"P5", b"P6", b"\x00\x00\x01\x00")
+MAGIC = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"BM",
+    b"II*\x00",
+    b"MM\x00*",
+    b"P5",
+    b"P6",
+    b"\x00\x00\x01\x00",
+)
 # A string column is text when its values differ from row to row and have at least this many words (or characters, for
 # scripts without spaces) on average; a column that is the only input needs fewer words to be text.
 TEXT_WORDS, TEXT_CHARACTERS, LONE_TEXT_WORDS = 4.0, 60.0, 1.5
@@ -42,7 +52,9 @@ def storable(frame: pl.DataFrame) -> pl.DataFrame:
         names = [one.meta.output_name() for one in flat]
         if len(set(names)) < len(names):
             repeated = next(name for name in names if names.count(name) > 1)
-            raise ColumnError(f"Two columns are called '{repeated}' once nested fields are spread.", "Rename one of them.")
+            raise ColumnError(
+                f"Two columns are called '{repeated}' once nested fields are spread.", "Rename one of them."
+            )
         frame = frame.select(flat)
         if not again:
             return frame
@@ -60,7 +72,10 @@ def _storable(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.Time:
         return column.cast(pl.Int64) / 1e9
     if dtype == pl.Object:
-        raise ColumnError(f"Column '{column.meta.output_name()}' holds Python objects.", "Turn it into numbers, strings or bytes first.")
+        raise ColumnError(
+            f"Column '{column.meta.output_name()}' holds Python objects.",
+            "Turn it into numbers, strings or bytes first.",
+        )
     return column
 
 
@@ -78,13 +93,14 @@ def is_encoded_image(data: bytes) -> bool:
     return data.startswith(MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
-def kinds_of(sample: pl.DataFrame, inputs: Sequence[str], asked: bool) -> tuple[dict[str, str], list[str]]:
+def kinds_of(sample: pl.DataFrame, inputs: Sequence[str], asked: bool, where: str) -> tuple[dict[str, str], list[str]]:
     """Kind of each input column, from the first rows of the source.
 
     Args:
         sample: First rows, in storable types.
         inputs: Candidate input columns.
         asked: Did the user name them? Then a column that cannot be used raises; else it is left out with a note.
+        where: Name of the source, for messages.
 
     Returns:
         column -> kind for the columns that can be used, and the notes.
@@ -96,12 +112,15 @@ def kinds_of(sample: pl.DataFrame, inputs: Sequence[str], asked: bool) -> tuple[
         if kind:
             kinds[name] = kind
         elif asked:
-            raise ColumnError(f"Column '{name}' cannot be an input: {problem}.", "Take it out of inputs=, or convert it first.")
+            raise ColumnError(
+                f"{where}: column '{name}' cannot be an input: {problem}.",
+                "Take it out of inputs=, or convert it first.",
+            )
         else:
             notes.append(f"'{name}' is left out of the inputs: {problem}")
     if not kinds:
         raise ColumnError(
-            f"No column can be an input: {'; '.join(notes) or 'there is none'}.",
+            f"{where}: no column can be an input: {'; '.join(notes) or 'there is none'}.",
             "Give columns with numbers, strings, dates, images or arrays of one shape.",
         )
     return kinds, notes

@@ -22,11 +22,23 @@ from imprint.corpus.kinds import array_shape, kinds_of, modality_of
 from imprint.corpus.roles import Asked, Roles, canonical_splits, infer
 from imprint.corpus.sources import Source, Widened, source_of
 from imprint.corpus.sources.base import Aside, Batch
-from imprint.corpus.store import FORMAT, Store, commit, home, release_memory, stored_name, to_stored, write_json, write_lance, writing
+from imprint.corpus.store import (
+    FORMAT,
+    Store,
+    commit,
+    home,
+    release_memory,
+    stored_name,
+    to_stored,
+    write_json,
+    write_lance,
+    writing,
+)
 from imprint.errors import ColumnError, IdError, SourceError, TargetError, nearest
 
 TASKS = ("auto", "classification", "multilabel", "regression")
-Progress = Callable[[int, int | None], None]
+# As `imprint.fitting.progress.Progress`, which stands above this package: (label, done, total).
+Progress = Callable[[str, int, int], None]
 
 
 def open(  # noqa: A001 - the verb that users type is imprint.open
@@ -57,7 +69,7 @@ def open(  # noqa: A001 - the verb that users type is imprint.open
         task: "auto", "classification", "multilabel" or "regression"; classification is split class by class.
         store: Folder for stores; by default `$IMPRINT_HOME`, else `~/.cache/imprint`.
         seed: Seed of the split.
-        progress: Called with (rows read, rows in all or None).
+        progress: Called with ("open", rows read, rows in all or so far).
 
     Returns:
         The corpus; its `notes` say what was inferred and `set_aside` which rows could not be used.
@@ -75,13 +87,18 @@ def open(  # noqa: A001 - the verb that users type is imprint.open
     (10, 'text', {'train': 8, 'test': 2})
     """
     fractions = splitting.check(split) if isinstance(split, Mapping) else None
-    asked = Asked.of(target=target, inputs=inputs, id=id, split=None if fractions else split, group=group, weight=weight)
+    asked = Asked.of(
+        target=target, inputs=inputs, id=id, split=None if fractions else split, group=group, weight=weight
+    )
     if task not in TASKS:
         raise TargetError(f"Unknown task '{task}'.", nearest(str(task), TASKS))
-    if isinstance(source, (str, PathLike)) and (Path(source) / "corpus.json").is_file():
+    if isinstance(source, (str, PathLike)) and _is_saved(Path(source)):
         if asked != Asked() or fractions:
-            raise ColumnError(f"{source} is a saved corpus: its roles and splits are settled.", "Open it without options, or open the original source.")
-        return Corpus.load(Path(source))
+            raise ColumnError(
+                f"{source} is a saved corpus: its roles and splits are settled.",
+                "Open it without options, or open the original source.",
+            )
+        return Corpus.load(source)
     root = home(store)
     given = source_of(source)
     memo = None
@@ -116,7 +133,10 @@ def _ingest_or_say(source: Source, *arguments: Any, **options: Any) -> Corpus:
     try:
         return ingest(source, *arguments, **options)
     except (pl.exceptions.PolarsError, pa.ArrowException) as error:
-        raise SourceError(f"{source.name} cannot be read: {str(error).splitlines()[0].rstrip('.')}.", "Check the rows, quotes and types of the source, or save it as Parquet.") from error
+        raise SourceError(
+            f"{source.name} cannot be read: {str(error).splitlines()[0].rstrip('.')}.",
+            "Check the rows, quotes and types of the source, or save it as Parquet.",
+        ) from error
 
 
 def ingest(
@@ -147,7 +167,9 @@ def ingest(
             release_memory()
             corpus = reading.corpus(temporary, fractions=fractions, task=task, seed=seed, parent=parent)
             corpus._write_roles(temporary, files=plan.files)
-            name = f"{corpus.fingerprint}-{digest((temporary / 'corpus.json').read_bytes() + _aside_bytes(corpus)):016x}"
+            name = (
+                f"{corpus.fingerprint}-{digest((temporary / 'corpus.json').read_bytes() + _aside_bytes(corpus)):016x}"
+            )
             commit(temporary, corpora / name)
             final = Store(corpora / name, plan.shapes, plan.files)
             kept = replace(corpus, stores=(final,))
@@ -182,7 +204,7 @@ def _plan(source: Source, asked: Asked, parent: Corpus | None) -> _Plan:
     plain = [name for name in roles.inputs if name not in files]
     kinds: dict[str, str] = dict.fromkeys((name for name in roles.inputs if name in files), "image")
     if plain:
-        found, more = kinds_of(sample, plain, asked=asked.inputs is not None)
+        found, more = kinds_of(sample, plain, asked=asked.inputs is not None, where=source.name)
         kinds |= found
         notes += more
     kinds = {name: kinds[name] for name in roles.inputs if name in kinds}
@@ -191,22 +213,42 @@ def _plan(source: Source, asked: Asked, parent: Corpus | None) -> _Plan:
         kinds, types = dict(parent.kinds), _input_types(parent)
         for name in files:
             if parent.kinds.get(name) != "image":
-                raise ColumnError(f"{source.name} is a folder of images, and the corpus has none.", "Append a source with the same columns.")
+                raise ColumnError(
+                    f"{source.name} is a folder of images, and the corpus has none.",
+                    "Append a source with the same columns.",
+                )
     shapes = {}
     for name, kind in kinds.items():
         if kind == "array":
             shapes[name] = array_shape(sample.schema[name]) or (int(sample[name].list.len().drop_nulls()[0]),)
             if parent is not None and len(kinds) == 1 and shapes[name] != parent.shape:
-                raise ColumnError(f"{source.name}: '{name}' has the shape {shapes[name]}, not {parent.shape}.", "Append arrays of the same shape.")
+                raise ColumnError(
+                    f"{source.name}: '{name}' has the shape {shapes[name]}, not {parent.shape}.",
+                    "Append arrays of the same shape.",
+                )
     roles = replace(roles, inputs=tuple(kinds))
-    plan = _Plan(roles, targets, kinds, shapes, files, [*source.notes, *notes], asked.id is None and roles.id is not None, sample, types)
+    plan = _Plan(
+        roles,
+        targets,
+        kinds,
+        shapes,
+        files,
+        [*source.notes, *notes],
+        asked.id is None and roles.id is not None,
+        sample,
+        types,
+    )
     inputs = _inputs(sample.head(0), plan, source.name)
     plan.schema = to_stored(inputs).schema
     for name, kind in kinds.items():
         if kind == "image":
             for side in ("width", "height"):
                 plan.schema = plan.schema.append(pa.field(stored_name(f"{name}.{side}"), pa.int32()))
-    plan.notes.append("inputs: " + ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:20]) + (f", ... {len(kinds)} in all" if len(kinds) > 20 else ""))
+    plan.notes.append(
+        "inputs: "
+        + ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:20])
+        + (f", ... {len(kinds)} in all" if len(kinds) > 20 else "")
+    )
     return plan
 
 
@@ -239,11 +281,19 @@ class _Reading:
             for name in images:
                 frame, positions, inputs, hashes = self._looked_at(name, frame, positions, inputs, hashes)
             if self.progress is not None:
-                self.progress(self.seen, self.source.total)
+                self.progress("open", self.seen, self.source.total or self.seen)
             if not len(frame):
                 continue
             stored = to_stored(inputs)
-            cells = [(name, pa.array(hashes[name].view(np.int64)) if name in hashes else stored.column(stored_name(name)).combine_chunks()) for name in plan.kinds]
+            cells = [
+                (
+                    name,
+                    pa.array(hashes[name].view(np.int64))
+                    if name in hashes
+                    else stored.column(stored_name(name)).combine_chunks(),
+                )
+                for name in plan.kinds
+            ]
             self.content.append(hash_rows(cells))
             self._keep("target", frame["__target"])
             for role in ("id", "split", "group", "weight"):
@@ -275,17 +325,27 @@ class _Reading:
             reason = reason.when(pl.col("__group").is_null()).then(pl.lit(f"group missing (column '{roles.group}')"))
         if roles.weight is not None:
             if not frame.schema[roles.weight].is_numeric():
-                raise ColumnError(f"{self.source.name}: column '{roles.weight}' cannot be the weight: it holds {frame.schema[roles.weight]}, not numbers.", "Choose another weight column.")
+                raise ColumnError(
+                    f"{self.source.name}: column '{roles.weight}' cannot be the weight: it holds {frame.schema[roles.weight]}, not numbers.",
+                    "Choose another weight column.",
+                )
             frame = frame.with_columns(pl.col(roles.weight).cast(pl.Float32).alias("__weight"))
             weight = pl.col("__weight")
             usable = weight.is_not_null() & weight.is_finite() & (weight >= 0)
-            reason = reason.when(~usable.fill_null(False)).then(pl.lit(f"weight missing, infinite or below zero (column '{roles.weight}')"))
+            reason = reason.when(~usable.fill_null(False)).then(
+                pl.lit(f"weight missing, infinite or below zero (column '{roles.weight}')")
+            )
         for name, shape in plan.shapes.items():
             reason = reason.when(pl.col(name).is_null()).then(pl.lit(f"array missing (column '{name}')"))
             if frame.schema[name] == pl.List:
-                reason = reason.when(pl.col(name).list.len() != shape[0]).then(pl.lit(f"array of another length than {shape[0]} (column '{name}')"))
+                reason = reason.when(pl.col(name).list.len() != shape[0]).then(
+                    pl.lit(f"array of another length than {shape[0]} (column '{name}')")
+                )
             elif array_shape(frame.schema[name]) != shape:
-                raise SourceError(f"{self.source.name}: '{name}' has arrays of shape {array_shape(frame.schema[name])} and of {shape}.", "Bring them to one shape.")
+                raise SourceError(
+                    f"{self.source.name}: '{name}' has arrays of shape {array_shape(frame.schema[name])} and of {shape}.",
+                    "Bring them to one shape.",
+                )
         reasons = frame.select(reason.otherwise(None).alias("reason"))["reason"]
         if reasons.null_count() == len(reasons):
             return frame, batch.positions
@@ -310,7 +370,10 @@ class _Reading:
             if words.any():
                 target = target.set(words.fill_null(False), None)
         elif dtype == pl.Binary or dtype.is_temporal():
-            raise TargetError(f"{self.source.name}: column '{names[0]}' holds {dtype}, which cannot be a target.", "Choose a column of numbers, strings or lists with --target.")
+            raise TargetError(
+                f"{self.source.name}: column '{names[0]}' holds {dtype}, which cannot be a target.",
+                "Choose a column of numbers, strings or lists with --target.",
+            )
         return target
 
     def _looked_at(
@@ -333,11 +396,15 @@ class _Reading:
             hashes = {key: value[good] for key, value in hashes.items()}
         return frame, positions, inputs, hashes
 
-    def corpus(self, folder: Path, *, fractions: Mapping[str, float] | None, task: str, seed: int, parent: Corpus | None) -> Corpus:
+    def corpus(
+        self, folder: Path, *, fractions: Mapping[str, float] | None, task: str, seed: int, parent: Corpus | None
+    ) -> Corpus:
         """Everything that is known once the last row is read."""
         source, plan, roles = self.source, self.plan, self.plan.roles
         position_dtype = source.position_dtype
-        aside = pl.concat([source.aside.frame(position_dtype), self.aside.frame(position_dtype)]).sort("position", maintain_order=True)
+        aside = pl.concat([source.aside.frame(position_dtype), self.aside.frame(position_dtype)]).sort(
+            "position", maintain_order=True
+        )
         if not self.rows:
             self._refuse_nothing_left(aside)
         positions = pl.concat(self.positions).alias("position")
@@ -366,9 +433,15 @@ class _Reading:
             strata = splitting.strata_of(target, task)
             splits = splitting.assign(ids, fractions or splitting.DEFAULT, seed, strata, groups, keys)
             shares = ", ".join(f"{name} {share:g}" for name, share in (fractions or splitting.DEFAULT).items())
-            plan.notes.append(f"split: {shares}, seed {seed}" + (", class by class" if strata is not None else "") + (f", whole groups of '{roles.group}'" if groups is not None else ""))
+            plan.notes.append(
+                f"split: {shares}, seed {seed}"
+                + (", class by class" if strata is not None else "")
+                + (f", whole groups of '{roles.group}'" if groups is not None else "")
+            )
         if len(aside):
-            plan.notes.append(f"{len(aside):,} row{'s are' if len(aside) > 1 else ' is'} set aside, first: {aside['reason'][0]}")
+            plan.notes.append(
+                f"{len(aside):,} row{'s are' if len(aside) > 1 else ' is'} set aside, first: {aside['reason'][0]}"
+            )
         modality = modality_of(plan.kinds)
         shape = next(iter(plan.shapes.values())) if modality == "array" else None
         corpus = Corpus(
@@ -379,7 +452,9 @@ class _Reading:
         corpus.__dict__["_id_hashes"] = keys
         return corpus
 
-    def _ids(self, positions: pl.Series, content: np.ndarray, target: pl.Series, parent: Corpus | None) -> tuple[Roles, pl.Series]:
+    def _ids(
+        self, positions: pl.Series, content: np.ndarray, target: pl.Series, parent: Corpus | None
+    ) -> tuple[Roles, pl.Series]:
         """A key column, else the paths, else content hashes."""
         roles, name = self.plan.roles, self.source.name
         if roles.id is not None:
@@ -388,9 +463,14 @@ class _Reading:
             if problem is None:
                 return roles, ids
             if not self.plan.id_inferred:
-                raise IdError(f"{name}: {problem}", "Choose a column of unique keys, or leave id= away: then ids are made from the content.")
+                raise IdError(
+                    f"{name}: {problem}",
+                    "Choose a column of unique keys, or leave id= away: then ids are made from the content.",
+                )
             self.plan.notes = [note for note in self.plan.notes if not note.startswith("id:")]
-            self.plan.notes.append(f"id: content hashes, since {problem.rstrip('.')}; that column is left out of the inputs")
+            self.plan.notes.append(
+                f"id: content hashes, since {problem.rstrip('.')}; that column is left out of the inputs"
+            )
             roles = replace(roles, id=None)
         elif positions.dtype == pl.String:
             self.plan.notes.append("id: the path of each file")
@@ -405,9 +485,15 @@ class _Reading:
         if not len(aside):
             raise SourceError(f"{name} holds no rows.", "Give at least one row.")
         if self.without_target == len(aside):
-            raise TargetError(f"{name}: column '{target}' has no value in any of the {len(aside):,} rows.", "Choose another target with --target, or check how the file was read.")
+            raise TargetError(
+                f"{name}: column '{target}' has no value in any of the {len(aside):,} rows.",
+                "Choose another target with --target, or check how the file was read.",
+            )
         first = aside.row(0, named=True)
-        raise SourceError(f"{name}: none of the {len(aside):,} rows can be used; the first ({first['position']}): {first['reason']}.", "Mend the rows, or check that the source is what it should be.")
+        raise SourceError(
+            f"{name}: none of the {len(aside):,} rows can be used; the first ({first['position']}): {first['reason']}.",
+            "Mend the rows, or check that the source is what it should be.",
+        )
 
 
 def _inputs(frame: pl.DataFrame, plan: _Plan, name: str) -> pl.DataFrame:
@@ -429,22 +515,42 @@ def _inputs(frame: pl.DataFrame, plan: _Plan, name: str) -> pl.DataFrame:
 def _check_target(target: pl.Series, task: str, name: str) -> None:
     if target.dtype == pl.List:
         if task not in ("auto", "multilabel"):
-            raise TargetError(f"{name}: column '{target.name}' holds lists, and task='{task}' needs one value per row.", "Choose task='multilabel', or another target.")
+            raise TargetError(
+                f"{name}: column '{target.name}' holds lists, and task='{task}' needs one value per row.",
+                "Choose task='multilabel', or another target.",
+            )
         return
     if task == "regression" and not target.dtype.is_numeric():
-        raise TargetError(f"{name}: column '{target.name}' holds {target.dtype}, and regression needs numbers.", "Choose a numeric target with --target, or another task.")
+        raise TargetError(
+            f"{name}: column '{target.name}' holds {target.dtype}, and regression needs numbers.",
+            "Choose a numeric target with --target, or another task.",
+        )
     if task == "multilabel":
-        raise TargetError(f"{name}: column '{target.name}' holds {target.dtype}, and multilabel needs a list per row or several 0/1 columns.", "Give target=[...] with the label columns.")
+        raise TargetError(
+            f"{name}: column '{target.name}' holds {target.dtype}, and multilabel needs a list per row or several 0/1 columns.",
+            "Give target=[...] with the label columns.",
+        )
     if target.n_unique() < 2:
-        raise TargetError(f"{name}: column '{target.name}' holds only the value {target[0]!r} in its {len(target):,} usable rows.", "Choose another target with --target, or check how the file was read.")
+        raise TargetError(
+            f"{name}: column '{target.name}' holds only the value {target[0]!r} in its {len(target):,} usable rows.",
+            "Choose another target with --target, or check how the file was read.",
+        )
 
 
 def _indicator_target(frame: pl.DataFrame, name: str) -> pl.Series:
     """Several 0/1 columns -> a list of the names of those that are 1; null where one of them is missing."""
     for series in frame.iter_columns():
-        if not (series.dtype == pl.Boolean or series.dtype.is_numeric()) or not series.drop_nulls().cast(pl.Float64).is_in([0.0, 1.0]).all():
-            raise TargetError(f"{name}: column '{series.name}' is one of several targets and holds more than 0 and 1.", "Give one target, or one 0/1 column per label.")
-    chosen = pl.concat_list([pl.when(pl.col(one).cast(pl.Boolean)).then(pl.lit(one)) for one in frame.columns]).list.drop_nulls()
+        if (
+            not (series.dtype == pl.Boolean or series.dtype.is_numeric())
+            or not series.drop_nulls().cast(pl.Float64).is_in([0.0, 1.0]).all()
+        ):
+            raise TargetError(
+                f"{name}: column '{series.name}' is one of several targets and holds more than 0 and 1.",
+                "Give one target, or one 0/1 column per label.",
+            )
+    chosen = pl.concat_list(
+        [pl.when(pl.col(one).cast(pl.Boolean)).then(pl.lit(one)) for one in frame.columns]
+    ).list.drop_nulls()
     missing = pl.any_horizontal(pl.all().is_null())
     return frame.select(pl.when(~missing).then(chosen).alias("target"))["target"]
 
@@ -462,7 +568,12 @@ def _id_problem(ids: pl.Series, positions: pl.Series, column: str) -> str | None
 
 def _merged(asked: Asked, given: Asked) -> Asked:
     """The user's word before the source's."""
-    return Asked(**{role: getattr(asked, role) if getattr(asked, role) is not None else getattr(given, role) for role in Asked.__dataclass_fields__})
+    return Asked(
+        **{
+            role: getattr(asked, role) if getattr(asked, role) is not None else getattr(given, role)
+            for role in Asked.__dataclass_fields__
+        }
+    )
 
 
 def _remembered(memo: Path, root: Path) -> Corpus | None:
@@ -474,9 +585,18 @@ def _remembered(memo: Path, root: Path) -> Corpus | None:
     except FileNotFoundError:
         return None
     except (SourceError, ValueError, KeyError, OSError):
-        shutil.rmtree(root / "corpora" / name, ignore_errors=True) if "name" in locals() else memo.unlink(missing_ok=True)
+        shutil.rmtree(root / "corpora" / name, ignore_errors=True) if "name" in locals() else memo.unlink(
+            missing_ok=True
+        )
         return None
     return corpus
+
+
+def _is_saved(path: Path) -> bool:
+    try:
+        return (path.expanduser() / "corpus.json").is_file()
+    except (OSError, ValueError, RuntimeError):  # no possible path; `source_of` says what is wrong with it
+        return False
 
 
 def _aside_bytes(corpus: Corpus) -> bytes:

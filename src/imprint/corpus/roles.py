@@ -61,7 +61,9 @@ class Asked:
                 names = given[role]
                 given[role] = (names,) if isinstance(names, str) else tuple(names)
                 if not given[role] or not all(isinstance(name, str) for name in given[role]):
-                    raise ColumnError(f"{role}={names!r} names no column.", f"Give {role} as a column name or a list of them.")
+                    raise ColumnError(
+                        f"{role}={names!r} names no column.", f"Give {role} as a column name or a list of them."
+                    )
         for role in ("id", "split", "group", "weight"):
             if given.get(role) is not None and not isinstance(given[role], str):
                 raise ColumnError(f"{role}={given[role]!r} is not a column name.", f"Give {role} as one column name.")
@@ -104,13 +106,19 @@ def infer(sample: pl.DataFrame, asked: Asked, where: str) -> tuple[Roles, list[s
         for name in named(SPLIT_NAMES):
             if _looks_like_splits(sample[name]):
                 split = name
-                notes.append(f"split: '{name}' (holds {', '.join(sorted(map(str, sample[name].drop_nulls().unique().to_list())))})")
+                notes.append(
+                    f"split: '{name}' (holds {', '.join(sorted(map(str, sample[name].drop_nulls().unique().to_list())))})"
+                )
                 break
     id_column = asked.id
     if id_column is None:
         for name in named(ID_NAMES):
             values = sample[name]
-            if (values.dtype.is_integer() or values.dtype == pl.String) and not values.null_count() and values.is_unique().all():
+            if (
+                (values.dtype.is_integer() or values.dtype == pl.String)
+                and not values.null_count()
+                and values.is_unique().all()
+            ):
                 id_column = name
                 notes.append(f"id: '{name}' (named so, no repeats)")
                 break
@@ -132,7 +140,8 @@ def infer(sample: pl.DataFrame, asked: Asked, where: str) -> tuple[Roles, list[s
     both = [name for name in inputs if name in taken]
     if both:
         raise ColumnError(
-            f"Column '{both[0]}' is an input and another role at once.", "Take it out of inputs=, or give the role another column."
+            f"Column '{both[0]}' is an input and another role at once.",
+            "Take it out of inputs=, or give the role another column.",
         )
     return Roles(inputs, "+".join(target), id_column, split, asked.group, weight), notes
 
@@ -152,8 +161,15 @@ def _guess_target(columns: list[str], candidates: list[str], where: str) -> str:
     if len(candidates) == 1:
         return candidates[0]
     shown = ", ".join(columns[:40]) + (f", ... ({len(columns)} in all)" if len(columns) > 40 else "")
-    why = f"{len(candidates)} columns could be the target ({', '.join(candidates)})" if candidates else "no column is named like a target"
-    raise ColumnError(f"{where}: {why}. Columns: {shown}.", "Say which column is to be predicted: --target COLUMN (target= in Python).")
+    why = (
+        f"{len(candidates)} columns could be the target ({', '.join(candidates)})"
+        if candidates
+        else "no column is named like a target"
+    )
+    raise ColumnError(
+        f"{where}: {why}. Columns: {shown}.",
+        "Say which column is to be predicted: --target COLUMN (target= in Python).",
+    )
 
 
 def _looks_like_splits(values: pl.Series) -> bool:
@@ -171,5 +187,7 @@ def _check_named(columns: list[str], asked: Asked, where: str) -> None:
         if name not in columns:
             raise ColumnError(f"{where} has no column '{name}' (asked for as {role}).", nearest(name, columns))
         if name in seen and not (role == "group" or seen[name] == "group"):
-            raise ColumnError(f"Column '{name}' is asked for as {seen[name]} and as {role}.", "Give each role its own column.")
+            raise ColumnError(
+                f"Column '{name}' is asked for as {seen[name]} and as {role}.", "Give each role its own column."
+            )
         seen[name] = role

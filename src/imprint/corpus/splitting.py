@@ -28,10 +28,18 @@ def check(fractions: Mapping[str, float]) -> dict[str, float]:
     {'train': 0.7, 'test': 0.3}
     """
     wrong = not fractions or any(
-        not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share <= 1 for share in fractions.values()
+        not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share <= 1
+        for share in fractions.values()
     )
-    if wrong or not all(isinstance(name, str) and name for name in fractions) or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ColumnError(f"split={dict(fractions)!r} is no set of fractions that add up to 1.", 'Give for instance split={"train": 0.8, "test": 0.2}.')
+    if (
+        wrong
+        or not all(isinstance(name, str) and name for name in fractions)
+        or abs(sum(fractions.values()) - 1) > 1e-6
+    ):
+        raise ColumnError(
+            f"split={dict(fractions)!r} is no set of fractions that add up to 1.",
+            'Give for instance split={"train": 0.8, "test": 0.2}.',
+        )
     if "train" not in fractions:
         raise ColumnError(f"split={dict(fractions)!r} has no 'train'.", "Call the split to train on 'train'.")
     return {name: float(share) for name, share in fractions.items()}
@@ -113,10 +121,14 @@ def _codes(values: pl.Series) -> np.ndarray:
 
 def _order(stratum: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Rows by stratum, then by key."""
-    return pl.DataFrame({"stratum": stratum, "key": key}).select(pl.arg_sort_by("stratum", "key")).to_series().to_numpy()
+    return (
+        pl.DataFrame({"stratum": stratum, "key": key}).select(pl.arg_sort_by("stratum", "key")).to_series().to_numpy()
+    )
 
 
-def _by_groups(groups: pl.Series, names: list[str], fractions: np.ndarray, seed: int, strata: pl.Series | None) -> np.ndarray:
+def _by_groups(
+    groups: pl.Series, names: list[str], fractions: np.ndarray, seed: int, strata: pl.Series | None
+) -> np.ndarray:
     """[row] split codes: groups in hashed order within their commonest class, cut where the rows reach the fractions."""
     group = _codes(groups)
     size = np.bincount(group)
@@ -130,13 +142,19 @@ def _by_groups(groups: pl.Series, names: list[str], fractions: np.ndarray, seed:
     stratum = np.zeros(len(size), np.int64)
     if strata is not None:
         table = pl.DataFrame({"group": group, "class": _codes(strata)}).group_by("group", "class").len()
-        stratum = table.sort("group", "len", "class", descending=[False, True, False]).unique("group", keep="first", maintain_order=True)["class"].to_numpy()
+        stratum = (
+            table.sort("group", "len", "class", descending=[False, True, False])
+            .unique("group", keep="first", maintain_order=True)["class"]
+            .to_numpy()
+        )
     codes = _cut(stratum, key, size, fractions)
     if len(np.unique(codes)) < len(names) and strata is not None:
         codes = _cut(np.zeros_like(stratum), key, size, fractions)
     if len(np.unique(codes)) < len(names):  # one group outweighs all others: by number of groups instead
         codes = _cut(np.zeros_like(stratum), key, np.ones_like(size), fractions)
-    if len(np.unique(codes)) < len(names):  # fewer groups than the fractions ask for: one for each small split, the rest to the largest
+    if len(np.unique(codes)) < len(
+        names
+    ):  # fewer groups than the fractions ask for: one for each small split, the rest to the largest
         codes = np.full(len(size), int(np.argmax(fractions)))
         small = [k for k in range(len(names)) if k != int(np.argmax(fractions))]
         codes[np.argsort(key, kind="stable")[: len(small)]] = small

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -62,13 +63,20 @@ class Store:
             try:
                 self._dataset = lance.dataset(str(path))
             except (ValueError, OSError) as error:
-                raise SourceError(f"The store {path} is missing or damaged: {_first_line(error)}.", "Open the source again.") from error
+                raise SourceError(
+                    f"The store {path} is missing or damaged: {_first_line(error)}.", "Open the source again."
+                ) from error
         return self._dataset
 
-    def __len__(self) -> int:
+    @cached_property
+    def count(self) -> int:
+        """How many rows it holds."""
         return int(self.dataset.count_rows())
 
-    @property
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
     def columns(self) -> list[str]:
         """Names of what is stored: the inputs, and width and height of images."""
         return [given_name(name) for name in self.dataset.schema.names]
@@ -91,7 +99,9 @@ class Store:
         try:
             table = self.dataset.take(wanted, columns=[stored_name(name) for name in columns])
         except (ValueError, OSError) as error:
-            raise SourceError(f"The store {self.folder} is damaged: {_first_line(error)}.", "Delete it and open the source again.") from error
+            raise SourceError(
+                f"The store {self.folder} is damaged: {_first_line(error)}.", "Delete it and open the source again."
+            ) from error
         frame = self._shaped(table)
         return frame if in_order else frame[place]
 
@@ -101,7 +111,13 @@ class Store:
         frame.columns = [given_name(name) for name in frame.columns]
         for name, shape in self.shapes.items():
             if name in frame.columns and len(shape) > 1:
-                frame = frame.with_columns(frame[name].reshape((len(frame), *shape)) if len(frame) else frame[name].cast(pl.Array(frame[name].dtype.inner, shape)))  # type: ignore[union-attr, attr-defined]
+                series = frame[name]
+                shaped = (
+                    series.reshape((len(series), *shape))
+                    if len(series)
+                    else pl.Series(name, [], dtype=pl.Array(_item(series.dtype), shape))
+                )
+                frame = frame.with_columns(shaped)
         for name, root in self.files.items():
             if name in frame.columns:
                 frame = frame.with_columns(pl.Series(name, _file_bytes(root, frame[name].to_list()), dtype=pl.Binary))
@@ -112,9 +128,11 @@ class Store:
         if self._fits is None:
             self._fits = False
             if not self.files:
-                rows = self.dataset.count_rows()
+                rows = self.count
                 head = self.dataset.head(256)
-                if head.nbytes / max(len(head), 1) * rows <= 2 * IN_MEMORY:  # the first rows may be larger than the rest
+                if (
+                    head.nbytes / max(len(head), 1) * rows <= 2 * IN_MEMORY
+                ):  # the first rows may be larger than the rest
                     table = self.dataset.to_table() if head.nbytes / max(len(head), 1) * rows <= IN_MEMORY else None
                     if table is not None and table.nbytes <= 2 * IN_MEMORY:
                         self._memory, self._fits = self._shaped(table), True
@@ -142,7 +160,12 @@ def to_stored(frame: pl.DataFrame) -> pa.Table:
     for series in frame.iter_columns():
         if isinstance(series.dtype, pl.Array) and len(series.dtype.shape) > 1:
             width = int(np.prod(series.dtype.shape))
-            series = series.reshape((len(series), width)) if len(series) else series.cast(pl.Array(series.explode().dtype, width))
+            flat_type = pl.Array(_item(series.dtype), width)
+            series = (
+                series.reshape((len(series), width)).cast(flat_type)
+                if len(series)
+                else pl.Series(series.name, [], dtype=flat_type)
+            )
         flat.append(series)
     table = pl.DataFrame(flat).to_arrow()
     return table.rename_columns([stored_name(name) for name in table.column_names])
@@ -195,13 +218,17 @@ def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path
 
     def guarded() -> Iterator[pa.RecordBatch]:
         try:
-            yield from batches
+            for batch in batches:
+                # Lance trusts the schema and crashes on a batch of another one.
+                yield batch if batch.schema.equals(schema) else batch.cast(schema)
         except BaseException as error:
             raised.append(error)
             raise
 
     try:
-        lance.write_dataset(pa.RecordBatchReader.from_batches(schema, guarded()), str(path), mode="create", data_cache_bytes=WRITE_CACHE)
+        lance.write_dataset(
+            pa.RecordBatchReader.from_batches(schema, guarded()), str(path), mode="create", data_cache_bytes=WRITE_CACHE
+        )
     except Exception:
         if raised:
             raise raised[0] from None
@@ -245,7 +272,10 @@ def _disk(folder: Path, needed: int, what: str) -> Iterator[None]:
                 f"The disk of {folder} is full: storing {what} takes {amount}, {free / 2**20:,.0f} MiB are free.",
                 "Free some space there, or give another folder with store= or the variable IMPRINT_HOME.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST) or "Permission denied" in text:
+        if (
+            error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+            or "Permission denied" in text
+        ):
             raise ResourceError(
                 f"{folder} cannot be written ({error.strerror or _first_line(error)}); storing {what} takes {amount} there.",
                 "Give a folder that you may write to with store= or the variable IMPRINT_HOME.",
@@ -253,12 +283,22 @@ def _disk(folder: Path, needed: int, what: str) -> Iterator[None]:
         raise
 
 
+def _item(dtype: Any) -> Any:
+    """Type of the single numbers in an array type."""
+    while isinstance(dtype, (pl.Array, pl.List)):
+        dtype = dtype.inner
+    return dtype
+
+
 def _file_bytes(root: Path, paths: list[str]) -> list[bytes]:
     def read(relative: str) -> bytes:
         try:
             return (root / relative).read_bytes()
         except OSError as error:
-            raise SourceError(f"{root / relative} was there when the corpus was opened and cannot be read now: {error.strerror}.", "Put it back, or open the folder again.") from error
+            raise SourceError(
+                f"{root / relative} was there when the corpus was opened and cannot be read now: {error.strerror}.",
+                "Put it back, or open the folder again.",
+            ) from error
 
     with ThreadPoolExecutor(4) as threads:
         return list(threads.map(read, paths))

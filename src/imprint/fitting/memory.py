@@ -12,10 +12,11 @@ import psutil
 from imprint.errors import LearnerError
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+# Controllers named in /proc/self/cgroup -> where their groups are, and the files that hold limit and use.
+CGROUPS = {
+    "": ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 
 def parse_size(text: str) -> int:
@@ -37,12 +38,35 @@ def available_memory() -> int:
     `IMPRINT_MEMORY` (a limit on the whole process, such as "4GiB")."""
     free = [psutil.virtual_memory().available]
     used = psutil.Process().memory_info().rss
-    for limit, current in CGROUPS:
+    for folder, limit, current in _own_groups():
         with contextlib.suppress(OSError, ValueError):  # "max" means no limit
-            free.append(int(Path(limit).read_text()) - int(Path(current).read_text()))
+            free.append(int((folder / limit).read_text()) - _in_use(folder, current))
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if soft != resource.RLIM_INFINITY:
         free.append(soft - used)
     if "IMPRINT_MEMORY" in os.environ:
         free.append(parse_size(os.environ["IMPRINT_MEMORY"]) - used)
     return max(0, min(free))
+
+
+def _own_groups() -> list[tuple[Path, str, str]]:
+    """The memory control groups that this process is in, with those around them: each may set a limit."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers in CGROUPS:
+                root, limit, current = CGROUPS[controllers]
+                group = Path(root) / place.strip("/")
+                # In a container the group may be shown as the root itself.
+                found += [(one, limit, current) for one in (group, *group.parents) if one.is_relative_to(root)]
+    return found
+
+
+def _in_use(folder: Path, current: str) -> int:
+    """Bytes that a group holds and cannot give back: its use without the page cache that nobody waits for."""
+    used = int((folder / current).read_text())
+    with contextlib.suppress(OSError, ValueError):
+        facts = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(facts.get("total_inactive_file", facts.get("inactive_file", 0)))
+    return used

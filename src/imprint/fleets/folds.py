@@ -21,10 +21,14 @@ from imprint.fleets.sequential import Member, share, train_member
 from imprint.recording import tables
 from imprint.recording.collect import COLLECTORS
 from imprint.recording.files import replacing
-from imprint.recording.needs import Need
+from imprint.recording.needs import Need, OutOfFold
 
 if TYPE_CHECKING:
     from imprint.recording import Run
+
+
+# As many as methods ask for where they do not say.
+FOLDS = OutOfFold.folds
 
 
 def assign(target: Tensor, folds: int, seed: int = 0, groups: np.ndarray | None = None) -> Int[np.ndarray, " example"]:

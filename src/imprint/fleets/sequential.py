@@ -6,10 +6,12 @@ metrics on some rows and, where asked for, its outputs on others. Inputs are enc
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,6 @@ class Shared:
     task: Task
     encoder: Any
     data: Data
-    _scratch: Any = field(default=None, repr=False)  # a mapped matrix lives as long as this
 
     @property
     def test(self) -> Int[Tensor, " example"]:
@@ -94,8 +95,7 @@ def share(learner: Learner | Run, corpus: Corpus | None = None, *, progress: Pro
         corpus: What members train on.
         progress: Told the rows encoded.
     """
-    scratch = tempfile.TemporaryDirectory(prefix="imprint-fleet-", ignore_cleanup_errors=True)
-    where = Path(scratch.name)
+    where = Path(tempfile.mkdtemp(prefix="imprint-fleet-"))
     if isinstance(learner, Learner):
         if corpus is None:
             raise EvidenceError("share(learner) needs a corpus.", "Call share(learner, corpus) or share(run).")
@@ -104,7 +104,7 @@ def share(learner: Learner | Run, corpus: Corpus | None = None, *, progress: Pro
         encoder = encoder_for(corpus, resolved)
         encoder.fit(corpus, np.asarray(training_rows(corpus)))
         data = encode(corpus, encoder, task, scratch=where, progress=progress)
-        return Shared(resolved, task, encoder, data, scratch)
+        return _owning(Shared(resolved, task, encoder, data), where)
     run = learner
     if run.encoder is None:
         raise EvidenceError(
@@ -112,7 +112,13 @@ def share(learner: Learner | Run, corpus: Corpus | None = None, *, progress: Pro
             "Use imprint.fit, or methods that need no further training.",
         )
     data = run.data or encode(run.corpus, run.encoder, run.task, scratch=where, progress=progress)
-    return Shared(run.learner, run.task, run.encoder, data, scratch)
+    return _owning(Shared(run.learner, run.task, run.encoder, data), where)
+
+
+def _owning(shared: Shared, scratch: Path) -> Shared:
+    """Remove the folder of a mapped matrix together with what reads it."""
+    weakref.finalize(shared, shutil.rmtree, scratch, ignore_errors=True)
+    return shared
 
 
 def train_member(

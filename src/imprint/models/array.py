@@ -138,7 +138,8 @@ class ArrayEncoder:
                 f"Column '{self.column}' holds {values.size} numbers in {len(frame)} rows; shape {self.raw_shape} asks for {wanted}.",
                 "Give arrays of the shape that the model was trained with.",
             )
-        return values.reshape(len(frame), *self.raw_shape)
+        # A copy: Polars' memory is read-only, and the tensors made from it are not.
+        return values.reshape(len(frame), *self.raw_shape).copy()
 
 
 def _layout(shape: tuple[int, ...]) -> str:

@@ -71,12 +71,14 @@ class Standardise:
 
     def __call__(self, values: Float[np.ndarray, "example column"]) -> Float[Tensor, "example width"]:
         """Apply to any rows. Float64 until centred, so that large offsets (years, ids, time stamps) keep their differences."""
-        raw = torch.from_numpy(np.ascontiguousarray(values))
+        raw = torch.from_numpy(np.require(values, requirements=["C", "W"]))  # Polars gives read-only memory
         scaled = ((raw[:, self.kept] - self.centre) / self.scale).float()
         scaled = torch.where(scaled.isnan(), torch.where(self.bound.isinf(), 0.5, 0.0).float(), scaled).clamp_(
             -FAR, FAR
         )
         bent = scaled * (scaled / self.bound.float()).square_().add_(1).rsqrt_()
+        # A two-valued column is not bent, but may hold a third value some day.
+        bent.clamp_(-BOUND, BOUND)
         return torch.cat([bent, raw[:, self.flagged].isnan().float()], dim=1)
 
     def names(self, columns: list[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Texts -> latent semantic analysis: TF-IDF of words and word pairs, reduced by a truncated SVD (Deerwester et al. 1990).
 
-Needs no downloaded weights. It knows the words of this corpus, which static word vectors do not weigh; together the two
-beat either alone (docs: concepts, text features).
+Needs no downloaded weights. It knows which words matter in this corpus; static word vectors know what words mean. Test accuracy
+of the default `mlp` head, one seed (vectors alone / this alone / both): TREC-6 .770 / .890 / .882, SST-2 .718 / .772 / .797,
+Banking77 .901 / .882 / .918, IMDB (5,000 training texts) .795 / .900 / .888. Both together are the default: best or within .012.
 """
 
 from __future__ import annotations

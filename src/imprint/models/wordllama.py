@@ -1,6 +1,7 @@
 """Texts -> the mean of their tokens' static vectors, from the data files inside the `wordllama` wheel.
 
-About 100,000 short texts a second on a laptop. The two data files are read directly: the package itself is never imported,
+Measured at 20,000 to 40,000 short texts per CPU second, tokenizing included.
+The two data files are read directly: the package itself is never imported,
 so nothing can be downloaded, no compiled code is loaded and no logging is reconfigured. Vectors: WordLlama (D. L. Miller
 2024), 32,000 tokens x 256, distilled from Llama 2's embeddings.
 """

@@ -89,6 +89,13 @@ class Classes(Need):
 
 
 @dataclass(frozen=True)
+class HeldOutLoss(Need):
+    """Mean loss on held-out examples after each recorded epoch, in nats: `[epoch]`; empty where none were held out."""
+
+    field: str = "held_out_loss"
+
+
+@dataclass(frozen=True)
 class Table(Need):
     """The corpus itself, for methods that read input columns, splits or content hashes."""
 

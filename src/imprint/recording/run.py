@@ -29,7 +29,18 @@ from imprint.recording.evidence import DynamicsReader, OrderReader, RowsReader, 
 from imprint.recording.files import read_json
 from imprint.recording.lock import held, writing
 from imprint.recording.model import Model
-from imprint.recording.needs import Classes, Dynamics, Features, Need, OutOfFold, Outputs, Rows, Table, Target
+from imprint.recording.needs import (
+    Classes,
+    Dynamics,
+    Features,
+    HeldOutLoss,
+    Need,
+    OutOfFold,
+    Outputs,
+    Rows,
+    Table,
+    Target,
+)
 
 if TYPE_CHECKING:
     from imprint.corpus import Corpus
@@ -258,6 +269,8 @@ class Run:
             return self.corpus
         if isinstance(need, Classes):
             return values_of(self.task)
+        if isinstance(need, HeldOutLoss):
+            return self.held_out_loss()
         if isinstance(need, Dynamics):
             return self._dynamics(need, block, shared)
         rows = self.rows(getattr(need, "split", "train"))[block]
@@ -299,6 +312,15 @@ class Run:
                     one |= {f"{split}_{metric}": value for metric, value in metrics.items()}
             flat.append(one)
         return pl.DataFrame(flat)
+
+    def held_out_loss(self) -> Tensor:
+        """Mean loss in nats on the validation split (else the test split) after each epoch; empty where it was not measured."""
+        curves = self.curves()
+        names = [name for name in curves.columns if name.endswith("_nll") and not name.startswith("train_")]
+        judge = next((name for name in names if name.startswith("val")), names[0] if names else None)
+        if judge is None or curves[judge].null_count():
+            return torch.empty(0)
+        return torch.from_numpy(curves[judge].to_numpy().copy()).float()
 
     def metrics(self, split: str) -> dict[str, float]:
         """Metrics of the final model over all rows of a split."""

@@ -12,6 +12,7 @@ import polars as pl
 from imprint.errors import ColumnError
 
 FINDING_COLUMNS = ("id", "position", "kind", "severity", "suggestion", "suggested_value", "method", "evidence")
+LOWER_IS_BETTER = ("loss", "rmse", "mse", "mae", "error", "log_loss", "nll", "brier", "hamming_loss", "ece")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Comparison:
         controls: Name -> the metric per seed after a control edit ("random": as many random rows dropped or relabelled).
         level: Coverage of the interval.
         seeds: The seeds; their number is what the page shows.
-        higher: What a higher metric means: "better" or "worse".
+        higher: What a higher metric means: "better" or "worse"; "" goes by the metric's name (`LOWER_IS_BETTER`).
         edits: What was done to the training rows, in counts: {"drop": 120, "relabel": 310}.
     """
 
@@ -39,8 +40,13 @@ class Comparison:
     controls: Mapping[str, Sequence[float]] = field(default_factory=dict)
     level: float = 0.95
     seeds: Sequence[int] = ()
-    higher: str = "better"
+    higher: str = ""
     edits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher metric is better, else -1."""
+        return -1 if self.higher == "worse" or (not self.higher and self.metric in LOWER_IS_BETTER) else 1
 
 
 def _nothing_to_read(ids: list[str]) -> pl.DataFrame:

@@ -43,7 +43,7 @@ def previews(material: Material, ids: list[str]) -> dict[str, Any]:
     cells: list[list[str | None]] = []
     for frame in _blocks(material, ids):
         if picture is not None:
-            images += [_picture(value) for value in frame[picture]]
+            images += _pictures(frame[picture])
         if prose is not None:
             texts += frame[prose].cast(pl.String).fill_null("").to_list()
         cells += [[_cell(value) for value in row] for row in frame.select(shown).iter_rows()] if shown else []
@@ -63,13 +63,13 @@ def _blocks(material: Material, ids: list[str]) -> Iterator[pl.DataFrame]:
         yield material.read(ids[start : start + BLOCK])
 
 
-def _picture(value: Any) -> Any:
-    if isinstance(value, (list, pl.Series)):
-        value = np.asarray(value.to_list() if isinstance(value, pl.Series) else value)
+def _pictures(column: pl.Series) -> list[Any]:
+    """Thumbnails of a column of encoded images or of arrays; None where there is nothing to show."""
+    values = column.to_numpy() if isinstance(column.dtype, pl.Array) and not column.null_count() else column.to_list()
     try:
-        return small(value)
+        return [small(np.asarray(value) if isinstance(value, list) else value) for value in values]
     except ImportError:  # Pillow comes with the extra 'image'; without it arrays are still audited
-        return None
+        return [None] * len(column)
 
 
 def _cell(value: Any) -> str | None:

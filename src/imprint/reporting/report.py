@@ -59,7 +59,7 @@ def render(material: Material) -> str:
         words=words,
         kinds=words.KINDS,
         colours={kind: k for k, kind in enumerate(words.KINDS)},
-        created=f"{material.created.day} {material.created:%B %Y, %H:%M}" if material.created else "",
+        created=f"{material.created.day} {material.created:%B %Y, %H:%M %Z}".rstrip() if material.created else "",
         noun=NOUNS.get(material.modality, "row"),
         data=data,
         hero=hero(material),

@@ -156,10 +156,9 @@ def verdict(comparison: Comparison) -> dict[str, str]:
     'The edits help'
     """
     low, high = comparison.interval
-    better = comparison.higher == "better"
     name = metric_name(comparison.metric)
     clear = low > 0 or high < 0
-    helps = (comparison.effect > 0) == better
+    helps = comparison.effect * comparison.sign > 0
     headline = ("The edits help" if helps else "The edits do harm") if clear else "No clear effect"
     seeds = len(comparison.before)
     done = edits(dict(comparison.edits))

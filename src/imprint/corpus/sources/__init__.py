@@ -49,7 +49,11 @@ def source_of(source: Any, block: int | None = None) -> Source:
         return memory.arrow_table(source)
     if isinstance(source, (tuple, list)) and len(source) == 2 and not all(isinstance(one, str) for one in source):
         return memory.arrays(*source)
-    if isinstance(source, dict) and source and all(hasattr(one, "features") and hasattr(one, "with_format") for one in source.values()):
+    if (
+        isinstance(source, dict)
+        and source
+        and all(hasattr(one, "features") and hasattr(one, "with_format") for one in source.values())
+    ):
         return memory.hugging_face_splits(source)
     if isinstance(source, dict):
         return memory.polars_frame(_frame_of(source))
@@ -76,14 +80,19 @@ def _path(path: Path, block: int | None) -> Source:
         if stat.S_ISDIR(mode):
             return _folder(path)
         if not stat.S_ISREG(mode):
-            raise SourceError(f"{path} is not a regular file (a socket, a pipe or a device).", "Save the data to a file first.")
+            raise SourceError(
+                f"{path} is not a regular file (a socket, a pipe or a device).", "Save the data to a file first."
+            )
         with path.open("rb"):
             pass
         return _file(path, block)
     except FileNotFoundError as error:
         raise SourceError(f"{path} does not exist.", _neighbours(path)) from error
     except PermissionError as error:
-        raise SourceError(f"{error.filename or path} may not be read (permission denied).", "Change its permissions, or run as its owner.") from error
+        raise SourceError(
+            f"{error.filename or path} may not be read (permission denied).",
+            "Change its permissions, or run as its owner.",
+        ) from error
     except (OSError, ValueError) as error:  # a name too long, a NUL in the name, a loop of links
         raise SourceError(f"{path!s:.200} cannot be opened: {error}.", "Check the path.") from error
 
@@ -96,7 +105,10 @@ def _file(path: Path, block: int | None) -> Source:
     if suffix in JSON:
         return JsonLines(path, block)
     if packed:
-        raise SourceError(f"{path}: only CSV and JSON lines are read compressed.", "Decompress it first, or name it .csv.gz or .jsonl.gz if that is what it is.")
+        raise SourceError(
+            f"{path}: only CSV and JSON lines are read compressed.",
+            "Decompress it first, or name it .csv.gz or .jsonl.gz if that is what it is.",
+        )
     if suffix in PARQUET:
         return ArrowFiles([path], str(path), "parquet")
     if suffix in IPC:
@@ -104,7 +116,10 @@ def _file(path: Path, block: int | None) -> Source:
     if suffix == ".npz":
         return _npz(path)
     if suffix in PICKLED:
-        raise SourceError(f"{path} looks like a pickle, and opening a pickle runs code from it; Imprint never does.", "Save the data as Parquet or CSV.")
+        raise SourceError(
+            f"{path} looks like a pickle, and opening a pickle runs code from it; Imprint never does.",
+            "Save the data as Parquet or CSV.",
+        )
     if suffix in IMAGE_SUFFIXES:
         raise SourceError(f"{path} is a single image.", "Give the folder that holds one folder of images per class.")
     raise SourceError(f"{path}: files that end in '{suffix or path.name}' are not known.", nearest(suffix, KNOWN))
@@ -117,7 +132,10 @@ def _folder(path: Path) -> Source:
         try:
             return LanceTable(lance.dataset(str(path)), str(path))
         except (ValueError, OSError) as error:
-            raise SourceError(f"{path} cannot be read as a Lance data set: {str(error).splitlines()[0]}.", "Check that it is complete.") from error
+            raise SourceError(
+                f"{path} cannot be read as a Lance data set: {str(error).splitlines()[0]}.",
+                "Check that it is complete.",
+            ) from error
     files = list_files(path)
     if any(name.lower().endswith(IMAGE_SUFFIXES) for name, _, _ in files):
         return ImageFolder(path, files)
@@ -141,14 +159,23 @@ def _npz(path: Path) -> Source:
             x = next((names[one] for one in ("x", "images", "data", "inputs", "features") if one in names), None)
             y = next((names[one] for one in ("y", "labels", "label", "target", "targets") if one in names), None)
             if x is None or y is None:
-                raise SourceError(f"{path} holds the arrays {', '.join(archive.files) or 'none'}.", "Call the inputs x and the targets y.")
+                raise SourceError(
+                    f"{path} holds the arrays {', '.join(archive.files) or 'none'}.",
+                    "Call the inputs x and the targets y.",
+                )
             unpacked = sum(one.file_size for one in archive.zip.infolist())
             size = path.stat().st_size
             if unpacked > 64 << 20 and unpacked > 200 * size:
-                raise SourceError(f"{path}: decompresses to {unpacked / size:,.0f} times its size.", "It may be a decompression bomb. If you trust it, open its arrays as (x, y).")
+                raise SourceError(
+                    f"{path}: decompresses to {unpacked / size:,.0f} times its size.",
+                    "It may be a decompression bomb. If you trust it, open its arrays as (x, y).",
+                )
             source = memory.arrays(archive[x], archive[y])
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path} cannot be read as arrays: {error}.", "Save it with numpy.savez(path, x=..., y=...), without object arrays (those are pickles).") from error
+        raise SourceError(
+            f"{path} cannot be read as arrays: {error}.",
+            "Save it with numpy.savez(path, x=..., y=...), without object arrays (those are pickles).",
+        ) from error
     stat = path.stat()
     source.name, source.size = str(path), stat.st_size
     source.identity = ["npz", str(path.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -159,7 +186,10 @@ def _frame_of(columns: dict[Any, Any]) -> pl.DataFrame:
     try:
         return pl.DataFrame({str(name): values for name, values in columns.items()})
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise SourceError(f"The dictionary is no table: {str(error).splitlines()[0]}.", "Give columns of one length: {'text': [...], 'label': [...]}.") from error
+        raise SourceError(
+            f"The dictionary is no table: {str(error).splitlines()[0]}.",
+            "Give columns of one length: {'text': [...], 'label': [...]}.",
+        ) from error
 
 
 def _neighbours(path: Path) -> str:

@@ -26,7 +26,10 @@ class ArrowFiles(Source):
         self.paths, self.name, self.format = list(paths), name, format
         stats = [path.stat() for path in self.paths]
         self.size = sum(stat.st_size for stat in stats)
-        self.identity = [format, [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in zip(self.paths, stats, strict=True)]]
+        self.identity = [
+            format,
+            [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in zip(self.paths, stats, strict=True)],
+        ]
         for path, stat in zip(self.paths, stats, strict=True):
             if not stat.st_size:
                 raise SourceError(f"{path} is empty (0 bytes).", "Write the file again.")
@@ -35,12 +38,16 @@ class ArrowFiles(Source):
         self.schema = counts[0][1]
         for path, (_, schema) in zip(self.paths, counts, strict=True):
             if schema.names != self.schema.names:
-                raise SourceError(f"{path} has other columns than {self.paths[0]}.", "Give files with the same columns, or one file.")
+                raise SourceError(
+                    f"{path} has other columns than {self.paths[0]}.", "Give files with the same columns, or one file."
+                )
         if not self.total:
             raise SourceError(f"{name} holds no rows.", "Give a file with at least one row.")
         repeated = [one for one in set(self.schema.names) if self.schema.names.count(one) > 1]
         if repeated:
-            raise SourceError(f"{name}: column '{repeated[0]}' stands more than once.", "Give each column its own name.")
+            raise SourceError(
+                f"{name}: column '{repeated[0]}' stands more than once.", "Give each column its own name."
+            )
 
     def sample(self) -> pl.DataFrame:
         frames, rows = [], 0
@@ -136,7 +143,9 @@ def to_frame(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
     try:
         frame = pl.from_arrow(table)
     except Exception as error:  # Polars raises panics and its own errors for types that it does not know
-        raise SourceError(f"A column's type cannot be read: {error}.", f"Cast it first; the types are: {table.schema.types}") from error
+        raise SourceError(
+            f"A column's type cannot be read: {error}.", f"Cast it first; the types are: {table.schema.types}"
+        ) from error
     assert isinstance(frame, pl.DataFrame)
     return storable(frame)
 
@@ -153,7 +162,10 @@ class _Reading:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, (pa.ArrowException, OSError)) and not isinstance(error, PermissionError):
             first = str(error).splitlines()[0].rstrip(".")
-            raise SourceError(f"{self.path} cannot be read as {self.format}: {first}.", "Check that the file is complete; fetch or write it again.") from error
+            raise SourceError(
+                f"{self.path} cannot be read as {self.format}: {first}.",
+                "Check that the file is complete; fetch or write it again.",
+            ) from error
 
 
 def _ipc(stream: Any) -> Any:

@@ -39,7 +39,9 @@ class Aside:
     positions: list[pl.Series] = field(default_factory=list)
     reasons: list[pl.Series] = field(default_factory=list)
 
-    def add(self, positions: pl.Series | Sequence[int] | Sequence[str] | np.ndarray, reason: str | Sequence[str]) -> None:
+    def add(
+        self, positions: pl.Series | Sequence[int] | Sequence[str] | np.ndarray, reason: str | Sequence[str]
+    ) -> None:
         """Set rows aside, for one reason or for one each."""
         kept = pl.Series("position", positions)
         if len(kept):

@@ -23,7 +23,12 @@ LONGEST_RECORD = 32 << 20
 # Bytes read at a time. Larger blocks parse little faster and cost several times their size in memory.
 BLOCK = 2 << 20
 SUFFIXES = {".gz": "gzip", ".xz": "xz", ".zst": "zstandard", ".bz2": "bzip2"}
-BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def bare_suffix(path: Path) -> str:
@@ -53,13 +58,16 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
     old_mac = decoder is None and b"\r" in first and b"\n" not in first
     while first:
+        following = next(stream, b"")
         if decoder is not None:
             try:
-                first = decoder.decode(first).encode()
+                first = decoder.decode(first, final=not following).encode()
             except UnicodeDecodeError as error:
-                raise SourceError(f"{path}: damaged {encoding} text ({error.reason}).", "Save the file again, best as UTF-8.") from error
+                raise SourceError(
+                    f"{path}: damaged {encoding} text ({error.reason}).", "Save the file again, best as UTF-8."
+                ) from error
         yield first.replace(b"\r", b"\n") if old_mac else first
-        first = next(stream, b"")
+        first = following
 
 
 def records(path: Path, size: int = BLOCK, quoted: bool = False) -> Iterator[tuple[bytes, int]]:
@@ -82,11 +90,18 @@ def records(path: Path, size: int = BLOCK, quoted: bool = False) -> Iterator[tup
             line += rest.count(b"\n", 0, cut)
             rest = rest[cut:]
         if len(rest) > LONGEST_RECORD:
-            hint = "Look for a double quote that is never closed, or store such large values as Parquet." if quoted else "Store such large values as Parquet."
+            hint = (
+                "Look for a double quote that is never closed, or store such large values as Parquet."
+                if quoted
+                else "Store such large values as Parquet."
+            )
             raise SourceError(f"{path}, line {line}: a record is longer than {LONGEST_RECORD >> 20} MiB.", hint)
     if rest:
         if quoted and rest.count(b'"') % 2:
-            raise SourceError(f"{path}, line {_unclosed(rest, line)}: a double quote is opened and never closed.", "Close it, or double it where it is meant.")
+            raise SourceError(
+                f"{path}, line {_unclosed(rest, line)}: a double quote is opened and never closed.",
+                "Close it, or double it where it is meant.",
+            )
         yield rest if rest.endswith(b"\n") else rest + b"\n", line
 
 
@@ -97,7 +112,9 @@ def _last_record_end(data: bytes, quoted: bool) -> int:
         return end
     inside = np.count_nonzero(np.frombuffer(data, np.uint8)[:end] == ord('"'))
     while end and inside % 2:
-        previous = data.rfind(b"\n", 0, end - 1) + 1
+        # The line ends after the last quote are all inside it; the next candidate is the one before it.
+        quote = data.rfind(b'"', 0, end)
+        previous = data.rfind(b"\n", 0, quote) + 1
         inside -= data.count(b'"', previous, end)
         end = previous
     return end
@@ -143,7 +160,9 @@ def _raw_blocks(path: Path, size: int) -> Iterator[bytes]:
 def _damaged(path: Path, kind: str | None, error: Exception) -> SourceError:
     if kind is None:
         return SourceError(f"{path} cannot be read: {error}.", "Check the disk and the file's permissions.")
-    return SourceError(f"{path}: damaged {kind} data ({error or type(error).__name__}).", "Fetch or compress the file again.")
+    return SourceError(
+        f"{path}: damaged {kind} data ({error or type(error).__name__}).", "Fetch or compress the file again."
+    )
 
 
 def _opened(file: IO[bytes], kind: str | None) -> Any:

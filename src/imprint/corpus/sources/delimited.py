@@ -85,7 +85,9 @@ class Delimited(Source):
                 frame, positions, count = self._read(block, line, record)
             except _DoesNotFit as error:
                 if self._widened:
-                    raise SourceError(f"{self.path}, after line {line}: {error}.", "Check the rows of this part of the file.") from error
+                    raise SourceError(
+                        f"{self.path}, after line {line}: {error}.", "Check the rows of this part of the file."
+                    ) from error
                 self._widen()
                 raise Widened from error
             record += count
@@ -111,7 +113,9 @@ class Delimited(Source):
             if first:
                 break
         if not first:
-            raise SourceError(f"{self.path} holds no text but line ends.", "Give a file with a header line and at least one row.")
+            raise SourceError(
+                f"{self.path} holds no text but line ends.", "Give a file with a header line and at least one row."
+            )
         try:
             text = first.decode()
         except UnicodeDecodeError as error:
@@ -120,7 +124,10 @@ class Delimited(Source):
                 f"Convert the file: iconv -f LATIN1 -t UTF-8 {self.path.name} > utf8-{self.path.name}",
             ) from error
         if "\0" in text:
-            raise SourceError(f"{self.path}, line 1: the column names hold a NUL byte.", "Give a text file; this looks like a binary one.")
+            raise SourceError(
+                f"{self.path}, line 1: the column names hold a NUL byte.",
+                "Give a text file; this looks like a binary one.",
+            )
         candidates = SEPARATORS.get(bare_suffix(self.path), ",;\t|")
         bare = _outside_quotes(text)
         separator = max(candidates, key=lambda one: (bare.count(one), -candidates.index(one)))
@@ -302,7 +309,7 @@ def _typed(text: bytes, separator: str, columns: list[Column]) -> pl.DataFrame:
     try:
         frame = pl.read_csv(head + text, separator=separator, schema=schema)
         frame.columns = [one.name for one in columns]
-        parsed = [_PARSERS[one.reads](pl.col(one.name)) for one in columns if one.reads != "plain"]
+        parsed = [_PARSERS[one.reads](pl.col(one.name)).alias(one.name) for one in columns if one.reads != "plain"]
         if parsed:
             frame = frame.with_columns(parsed)
     except PolarsError as error:
@@ -336,7 +343,10 @@ def _infer(text: bytes, separator: str, header: list[str]) -> list[Column]:
     """How each column is to be read, from these records."""
     names = [f"c{k}" for k in range(len(header))]
     head = separator.join(names).encode() + b"\n"
-    guessed = pl.read_csv(head + text, separator=separator, infer_schema_length=None)
+    try:
+        guessed = pl.read_csv(head + text, separator=separator, infer_schema_length=None)
+    except PolarsError:  # an integer of more than 128 bits
+        guessed = pl.read_csv(head + text, separator=separator, infer_schema=False)
     columns = []
     for name, values in zip(header, guessed.iter_columns(), strict=True):
         if values.dtype != pl.String:

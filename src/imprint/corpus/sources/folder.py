@@ -76,17 +76,26 @@ class ImageFolder(Source):
         """Rows of the metadata files, as far as their images exist; the target is inferred from their columns as usual."""
         frames = [self._metadata(table) for table in sorted(tables)]
         if len({tuple(frame.columns) for frame in frames}) > 1:
-            raise SourceError(f"{self.name}: the files {', '.join(sorted(tables))} have different columns.", "Give them the same columns.")
+            raise SourceError(
+                f"{self.name}: the files {', '.join(sorted(tables))} have different columns.",
+                "Give them the same columns.",
+            )
         table = pl.concat(frames, how="vertical_relaxed")
         repeated = table.filter(table[IMAGE].is_duplicated())
         if len(repeated):
-            raise SourceError(f"{self.name}: image {repeated[IMAGE][0]} is described more than once in {tables[0]}.", "Keep one row per image.")
+            raise SourceError(
+                f"{self.name}: image {repeated[IMAGE][0]} is described more than once in {tables[0]}.",
+                "Keep one row per image.",
+            )
         known = pl.Series(IMAGE, paths, dtype=pl.String)
         there = table[IMAGE].is_in(known.implode())
         self._absent = table.filter(~there)[IMAGE]
         table = table.filter(there)
         if not len(table):
-            raise SourceError(f"{self.name}: none of the files that {tables[0]} names exists.", "Give file_name relative to the metadata file.")
+            raise SourceError(
+                f"{self.name}: none of the files that {tables[0]} names exists.",
+                "Give file_name relative to the metadata file.",
+            )
         if len(known) > len(table):
             self.notes.append(f"{len(known) - len(table):,} images are not in the metadata and left out")
         self._note_absent()
@@ -115,12 +124,17 @@ class ImageFolder(Source):
                 table.restart()
                 frame = _all(table)
         if "file_name" not in frame.columns:
-            raise ColumnError(f"{path} has no column 'file_name' (columns: {', '.join(frame.columns)}).", "Name each image's file in a column file_name.")
+            raise ColumnError(
+                f"{path} has no column 'file_name' (columns: {', '.join(frame.columns)}).",
+                "Name each image's file in a column file_name.",
+            )
         if IMAGE in frame.columns:
             raise ColumnError(f"{path} has a column '{IMAGE}', the name that the images themselves get.", "Rename it.")
         folder = relative.rpartition("/")[0]
         name = pl.col("file_name").cast(pl.String).str.replace_all("\\", "/", literal=True).str.strip_prefix("./")
-        return frame.select((pl.lit(f"{folder}/" if folder else "") + name).alias(IMAGE), pl.exclude("file_name")).drop_nulls(IMAGE)
+        return frame.select(
+            (pl.lit(f"{folder}/" if folder else "") + name).alias(IMAGE), pl.exclude("file_name")
+        ).drop_nulls(IMAGE)
 
 
 def _all(source: Source) -> pl.DataFrame:

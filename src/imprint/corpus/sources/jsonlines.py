@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from imprint.errors import SourceError
 
 # A .json file that holds one list is read whole; a longer one has to be JSON lines.
 LARGEST_LIST = 512 << 20
+# One half of an escaped surrogate pair without the other: valid JSON, but no text.
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 
 
 class JsonLines(Source):
@@ -51,10 +56,15 @@ class JsonLines(Source):
         frame, _, bad = self._parse(head, 1)
         if not len(frame):
             if bad:
-                raise SourceError(f"{self.path}: no line is a JSON object; the first problem is {bad[0][1]}.", "Give one JSON object per line.")
+                raise SourceError(
+                    f"{self.path}: no line is a JSON object; the first problem is {bad[0][1]}.",
+                    "Give one JSON object per line.",
+                )
             raise SourceError(f"{self.path} holds no text but line ends.", "Give a file with one JSON object per line.")
         if not frame.width:
-            raise SourceError(f"{self.path}: its JSON objects have no fields.", "Give one JSON object with named fields per line.")
+            raise SourceError(
+                f"{self.path}: its JSON objects have no fields.", "Give one JSON object with named fields per line."
+            )
         if not self.schema:
             self.schema = dict(frame.schema)
         return storable(_cast(frame, self.schema))
@@ -65,7 +75,10 @@ class JsonLines(Source):
             frame, good, bad = self._parse(block, line)
             if not self._fits(frame):
                 if self._widened:
-                    raise SourceError(f"{self.path}, after line {line}: values of more than one type in a field.", "Give each field one type.")
+                    raise SourceError(
+                        f"{self.path}, after line {line}: values of more than one type in a field.",
+                        "Give each field one type.",
+                    )
                 self._widen()
                 raise Widened
             self.aside.add([record + k for k, _ in bad], [reason for _, reason in bad])
@@ -87,21 +100,30 @@ class JsonLines(Source):
         for block, _ in stream:
             text += block
             if len(text) > LARGEST_LIST:
-                raise SourceError(f"{self.path}: one JSON list of more than {LARGEST_LIST >> 20} MiB.", "Save it as JSON lines: one object per line.")
+                raise SourceError(
+                    f"{self.path}: one JSON list of more than {LARGEST_LIST >> 20} MiB.",
+                    "Save it as JSON lines: one object per line.",
+                )
         try:
             rows = json.loads(bytes(text))
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{self.path} is not JSON: {error}.", "Save it as JSON lines: one object per line.") from error
+            raise SourceError(
+                f"{self.path} is not JSON: {error}.", "Save it as JSON lines: one object per line."
+            ) from error
         return b"".join(json.dumps(_finite(row)).encode() + b"\n" for row in rows)
 
     def _parse(self, block: bytes, line: int) -> tuple[pl.DataFrame, np.ndarray, list[tuple[int, str]]]:
         """(rows, their numbers among the non-blank lines, [(number, reason)] of the broken ones)."""
         if b"\n\n" not in block and b"\n\r\n" not in block and not block.startswith((b"\n", b"\r\n", b" ")):
             try:
+                if _HALF_PAIR.search(block):
+                    return self._salvage(block, line)
+                if not block.isascii():
+                    block.decode()  # Polars would take some bytes that are not UTF-8
                 frame = self._read(block)
                 if len(frame) == block.count(b"\n"):
                     return frame, np.arange(len(frame), dtype=np.int64), []
-            except PolarsError:
+            except (PolarsError, UnicodeDecodeError):
                 pass
         return self._salvage(block, line)
 
@@ -112,13 +134,14 @@ class JsonLines(Source):
             if not text.strip():
                 continue
             try:
-                value = json.loads(text)
+                value = json.loads(text.decode())
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, and no text
                 if not isinstance(value, dict):
                     raise ValueError(f"a JSON {type(value).__name__}, not an object")
                 lines.append(json.dumps(_finite(value)).encode())
                 good.append(number)
             except (ValueError, RecursionError) as error:
-                message = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "nested too deeply"
+                message = "not UTF-8" if isinstance(error, UnicodeError) else str(error) or "nested too deeply"
                 bad.append((number, f"line {line + ahead}: {message}"))
             number += 1
         if not lines:
@@ -126,7 +149,10 @@ class JsonLines(Source):
         try:
             frame = self._read(b"\n".join(lines) + b"\n")
         except PolarsError as error:
-            raise SourceError(f"{self.path}, after line {line}: {str(error).splitlines()[0]}.", "Check the lines of this part of the file.") from error
+            raise SourceError(
+                f"{self.path}, after line {line}: {str(error).splitlines()[0]}.",
+                "Check the lines of this part of the file.",
+            ) from error
         return frame, np.array(good, np.int64), bad
 
     def _read(self, text: bytes) -> pl.DataFrame:
@@ -158,7 +184,8 @@ def _finite(value: Any) -> Any:
 
 def _cast(frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
     return frame.select(
-        (pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name)) for name, dtype in schema.items()
+        (pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype=dtype).alias(name))
+        for name, dtype in schema.items()
     )
 
 

@@ -47,7 +47,9 @@ def pandas_frame(frame: Any) -> Source:
     names = [str(name) for name in frame.columns]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise SourceError(f"the pandas frame: column '{repeated[0]}' stands more than once.", "Give each column its own name.")
+        raise SourceError(
+            f"the pandas frame: column '{repeated[0]}' stands more than once.", "Give each column its own name."
+        )
     try:
         table = pa.Table.from_pandas(frame.set_axis(names, axis=1), preserve_index=False)
     except (pa.ArrowException, TypeError) as error:
@@ -67,7 +69,9 @@ def arrays(inputs: Any, target: Any) -> Source:
     if len(frame) != len(y):
         raise SourceError(f"X holds {len(frame):,} examples and y {len(y):,} targets.", "Give one target per example.")
     if y.name in frame.columns:
-        raise ColumnError(f"X has a column '{y.name}' and so is the target called.", "Rename it, or give one frame and target=.")
+        raise ColumnError(
+            f"X has a column '{y.name}' and so is the target called.", "Rename it, or give one frame and target=."
+        )
     source = polars_frame(frame.with_columns(y), "the arrays")
     source.asked = Asked(target=(y.name,))
     return source
@@ -76,13 +80,19 @@ def arrays(inputs: Any, target: Any) -> Source:
 def hugging_face(dataset: Any, name: str = "the Hugging Face data set") -> Source:
     """A `datasets.Dataset`: read as Arrow in the order of its indices, class labels by their names."""
     features = dict(dataset.features)
-    names = {column: list(feature.names) for column, feature in features.items() if isinstance(getattr(feature, "names", None), list)}
+    names = {
+        column: list(feature.names)
+        for column, feature in features.items()
+        if isinstance(getattr(feature, "names", None), list)
+    }
     arrow = dataset.with_format("arrow")
 
     def pieces() -> Iterator[pl.DataFrame]:
         for table in arrow.iter(batch_size=1024):
             frame = to_frame(table)
-            yield frame.with_columns(_class_names(pl.col(column), classes) for column, classes in names.items() if column in frame.columns)
+            yield frame.with_columns(
+                _class_names(pl.col(column), classes) for column, classes in names.items() if column in frame.columns
+            )
 
     return Frames(name, len(dataset), pieces)
 
@@ -127,7 +137,10 @@ def _items(items: Sequence[Any], start: int, name: str) -> pl.DataFrame:
     elif isinstance(first, (tuple, list)) and len(first) == 2:
         columns = {"x": [item[0] for item in items], "y": [item[1] for item in items]}
     else:
-        raise SourceError(f"{name}: item {start} is a {type(first).__name__}, not (x, y) or a dictionary.", "Let __getitem__ return (input, target).")
+        raise SourceError(
+            f"{name}: item {start} is a {type(first).__name__}, not (x, y) or a dictionary.",
+            "Let __getitem__ return (input, target).",
+        )
     return pl.DataFrame([_column(str(key), values, start, name) for key, values in columns.items()])
 
 
@@ -147,7 +160,9 @@ def _column(key: str, values: list[Any], start: int, name: str) -> pl.Series:
     try:
         return pl.Series(key, values, strict=True)
     except (TypeError, pl.exceptions.PolarsError) as error:
-        raise SourceError(f"{name}: '{key}' cannot be a column: {error}.", "Return images, tensors, strings or numbers of one type.") from error
+        raise SourceError(
+            f"{name}: '{key}' cannot be a column: {error}.", "Return images, tensors, strings or numbers of one type."
+        ) from error
 
 
 def _png(image: Any) -> bytes:
@@ -178,15 +193,22 @@ def _as_frame(inputs: Any) -> pl.DataFrame | None:
 
 def _array_frame(inputs: Any) -> pl.DataFrame:
     if hasattr(inputs, "tocsr"):
-        raise SourceError("X is a sparse matrix.", "Give a dense array: X.toarray(), or the texts or columns that it was made from.")
+        raise SourceError(
+            "X is a sparse matrix.", "Give a dense array: X.toarray(), or the texts or columns that it was made from."
+        )
     try:
         values = _numpy(inputs)
     except ValueError as error:
         raise SourceError(f"X is no array: {error}.", "Give examples of one shape.") from error
-    if values.dtype.kind in "US" or (values.dtype == object and values.ndim == 1 and all(isinstance(one, str) for one in values)):
+    if values.dtype.kind in "US" or (
+        values.dtype == object and values.ndim == 1 and all(isinstance(one, str) for one in values)
+    ):
         return pl.DataFrame({"x": [str(one) for one in values]})
     if values.dtype.kind not in "fiub":
-        raise SourceError(f"X is an array of {values.dtype}, not of numbers.", "Give numbers, or a data frame with one column per input.")
+        raise SourceError(
+            f"X is an array of {values.dtype}, not of numbers.",
+            "Give numbers, or a data frame with one column per input.",
+        )
     if values.ndim == 0:
         raise SourceError("X is a single number.", "Give an array whose first axis is the example.")
     return _array_series("x", values).to_frame()
@@ -198,7 +220,10 @@ def _array_series(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype == np.float16 or values.dtype.kind == "f" and values.dtype.itemsize > 8:
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     if values.ndim > 1 and not all(values.shape):
-        raise SourceError(f"'{name}' has the shape {values.shape}: an axis is empty.", "Give arrays with at least one value per example.")
+        raise SourceError(
+            f"'{name}' has the shape {values.shape}: an axis is empty.",
+            "Give arrays with at least one value per example.",
+        )
     values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
     if values.ndim <= 1:
         return pl.Series(name, values)
@@ -223,10 +248,15 @@ def _target(target: Any) -> pl.Series:
         # Indicator matrix: the labels are the numbers of its columns.
         return pl.Series("y", [np.flatnonzero(row).tolist() for row in values], dtype=pl.List(pl.Int64))
     if values.ndim != 1:
-        raise SourceError(f"y has the shape {values.shape}.", "Give one target per example, or a 0/1 matrix with one column per label.")
+        raise SourceError(
+            f"y has the shape {values.shape}.",
+            "Give one target per example, or a 0/1 matrix with one column per label.",
+        )
     if values.dtype.kind in "OUS":
         try:
-            return pl.Series("y", [one.decode() if isinstance(one, bytes) else one for one in values.tolist()], strict=True)
+            return pl.Series(
+                "y", [one.decode() if isinstance(one, bytes) else one for one in values.tolist()], strict=True
+            )
         except (TypeError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
             raise SourceError(f"y mixes types: {error}.", "Give targets of one type: numbers, or strings.") from error
     return _array_series("y", values)
@@ -246,4 +276,13 @@ def _refuse_no_columns(width: int, name: str) -> None:
         raise SourceError(f"{name} has no columns.", "Give at least one input and a target.")
 
 
-__all__ = ["arrays", "arrow_table", "hugging_face", "hugging_face_splits", "pandas_frame", "polars_frame", "storable", "torch_dataset"]
+__all__ = [
+    "arrays",
+    "arrow_table",
+    "hugging_face",
+    "hugging_face_splits",
+    "pandas_frame",
+    "polars_frame",
+    "storable",
+    "torch_dataset",
+]

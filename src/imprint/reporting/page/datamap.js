@@ -25,9 +25,9 @@ function dataMap(container) {
   const modeButtons = h("div", { class: "chips", role: "group", "aria-label": "Colour by" }, Object.entries(modes).map(([name, m]) => h("button", { type: "button", "data-mode": name, onclick: () => { mode = name; update(); } }, m.words)));
   const labels = [...names.keys()].filter((k) => frequency[k]).sort((a, b) => names[a].localeCompare(names[b], "en", { numeric: true }));
   const controls = h("div", { class: "fields", style: { marginBottom: "14px" } },
-    h("label", {}, "Colour by", modeButtons),
+    h("div", { class: "field" }, h("span", { class: "soft" }, "Colour by"), modeButtons),
     data.task === "classification" ? h("label", {}, "Class", h("select", { onchange: (event) => { only = event.target.value; update(); } }, h("option", { value: "" }, "all classes"), labels.map((k) => h("option", { value: k }, names[k])))) : null,
-    h("label", {}, "Show", h("button", { type: "button", "aria-pressed": "false", onclick: (event) => { onlyFlagged = !onlyFlagged; event.target.setAttribute("aria-pressed", onlyFlagged); update(); } }, "Flagged only")));
+    h("div", { class: "field" }, h("span", { class: "soft" }, "Show"), h("button", { type: "button", "aria-pressed": "false", onclick: (event) => { onlyFlagged = !onlyFlagged; event.target.setAttribute("aria-pressed", onlyFlagged); update(); } }, "Flagged only")));
   container.append(controls, h("div", { class: "mapping" }, h("div", {}, plot, keys), side));
 
   const widest = Math.max(0.1, ...M.variability) * 1.04;

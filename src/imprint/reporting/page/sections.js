@@ -30,8 +30,9 @@ function classBalance(container) {
   const totals = B.count.map((counts) => counts.reduce((a, b) => a + b, 0));
   const widest = Math.max(...B.count.flatMap((counts, s) => counts.map((n) => n / (totals[s] || 1))));
   const main = Math.max(0, B.splits.indexOf("train"));
-  const sizes = B.count[main].filter((n) => n > 0);
-  const ratio = sizes.length ? Math.max(...sizes) / Math.min(...sizes) : 1;
+  const sizes = B.count[main], absent = sizes.filter((n) => n === 0).length, ratio = Math.max(...sizes) / Math.min(...sizes);
+  const told = absent ? `${plural(absent, "class has", "classes have")} no ${B.splits[main]} rows.`
+    : ratio < 1.5 ? "The classes are balanced." : `The largest class has ${ratio < 10 ? ratio.toFixed(1) : whole(Math.round(ratio))} times as many ${B.splits[main]} rows as the smallest.`;
   const list = h("div", { class: "classes" });
   const row = (k) => [h("div", { class: "name" }, breakable(B.label[k])), h("div", {}, B.splits.map((name, s) => {
     const n = B.count[s][k], suspect = Math.min(B.suspect[s][k], n), scale = (v) => `${(100 * v) / (totals[s] || 1) / widest}%`;
@@ -40,7 +41,7 @@ function classBalance(container) {
   }))];
   const extend = (from, to) => list.append(...B.label.slice(from, to).flatMap((_, k) => row(from + k)));
   const all = h("button", { type: "button", style: { marginTop: "16px" }, onclick: () => { extend(first, B.label.length); all.remove(); } }, `Show all ${plural(B.label.length, "class", "classes")}`);
-  container.append(h("p", { class: "hint" }, ratio < 1.5 ? "The classes are balanced." : `The largest class has ${ratio < 10 ? ratio.toFixed(1) : whole(Math.round(ratio))} times as many ${B.splits[main]} rows as the smallest.`),
+  container.append(h("p", { class: "hint" }, told),
     list, h("div", { class: "keys", style: { marginTop: "14px" } }, key("bar", "share of the split"), key("accent", "of it, suspect labels")), B.label.length > first ? all : "");
   extend(0, first);
 }
