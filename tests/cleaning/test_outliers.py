@@ -188,7 +188,7 @@ def test_image_quality(corpus_of: Any) -> None:
         b"not an image",  # 205: cannot be decoded, which the corpus tells
     ]
     corpus = corpus_of(pl.DataFrame({"image": images}), ["a"] * len(images), {"image": "image"}, "image")
-    flags = image_quality(thumbnails(corpus))
+    flags = image_quality(corpus, thumbnails(corpus))
     got = {
         int(row): (does, words) for row, does, words in zip(flags.row, flags.suggestion, flags.evidence, strict=True)
     }
@@ -198,11 +198,21 @@ def test_image_quality(corpus_of: Any) -> None:
     assert got[204][1] == "64 x 16 pixels: aspect ratio 4 times the median"
 
 
+def test_blank_images_that_share_a_label_are_to_be_looked_at(corpus_of: Any) -> None:
+    rng = np.random.default_rng(0)
+    images = [encoded(np.full((32, 32), 255))] * 10 + [encoded(rng.integers(0, 256, (32, 32))) for _ in range(50)]
+    kinds = {"image": "image"}
+    one = corpus_of(pl.DataFrame({"image": images}), ["I"] * 10 + ["J"] * 50, kinds, "image")
+    assert set(image_quality(one, thumbnails(one)).suggestion) == {"review"}
+    mixed = corpus_of(pl.DataFrame({"image": images}), ["I", "J"] * 5 + ["J"] * 50, kinds, "image")
+    assert set(image_quality(mixed, thumbnails(mixed)).suggestion) == {"drop"}
+
+
 def test_dark_images_are_no_finding_where_all_are(corpus_of: Any) -> None:
     rng = np.random.default_rng(0)
     images = [encoded(rng.integers(0, 25, (32, 32))) for _ in range(50)]
     corpus = corpus_of(pl.DataFrame({"image": images}), ["a"] * 50, {"image": "image"}, "image")
-    assert len(image_quality(thumbnails(corpus))) == 0
+    assert len(image_quality(corpus, thumbnails(corpus))) == 0
 
 
 # The verb over all of them

@@ -23,7 +23,14 @@ cells = {
     "data": st.none() | st.binary(max_size=40),
     "list": st.none() | st.lists(st.integers(-5, 5), max_size=4),
 }
-TYPES = {"number": pa.float64(), "count": pa.int64(), "flag": pa.bool_(), "word": pa.string(), "data": pa.binary(), "list": pa.list_(pa.int64())}
+TYPES = {
+    "number": pa.float64(),
+    "count": pa.int64(),
+    "flag": pa.bool_(),
+    "word": pa.string(),
+    "data": pa.binary(),
+    "list": pa.list_(pa.int64()),
+}
 rows = st.lists(st.fixed_dictionaries(cells), min_size=1, max_size=12)
 
 
@@ -115,7 +122,10 @@ def test_equal_numbers_agree_whatever_their_type() -> None:
     [
         (pa.array(["a", "b", None]), pa.array(["a", "b", None]).dictionary_encode()),
         (pa.array(["a", "b", None]), pa.array(["a", "b", None], pa.large_string())),
-        (pa.array(["a", "long enough to lie outside", None]), pa.array(["a", "long enough to lie outside", None], pa.string_view())),
+        (
+            pa.array(["a", "long enough to lie outside", None]),
+            pa.array(["a", "long enough to lie outside", None], pa.string_view()),
+        ),
         (pa.array([[1], [], None], pa.list_(pa.int64())), pa.array([[1.0], [], None], pa.large_list(pa.float64()))),
     ],
 )
@@ -124,7 +134,22 @@ def test_equal_values_agree_whatever_their_layout(pair: tuple[pa.Array, pa.Array
 
 
 def test_near_values_differ() -> None:
-    texts = ["", "\0", "\0\0", "a", "a\0", "b", "ab", "ba", "abcdefgh", "abcdefgh\0", "abcdefghabcdefgh", "x" * 63, "x" * 64, "x" * 65]
+    texts = [
+        "",
+        "\0",
+        "\0\0",
+        "a",
+        "a\0",
+        "b",
+        "ab",
+        "ba",
+        "abcdefgh",
+        "abcdefgh\0",
+        "abcdefghabcdefgh",
+        "x" * 63,
+        "x" * 64,
+        "x" * 65,
+    ]
     assert len(set(hash_cells(pa.array(texts)).tolist())) == len(texts)
     swapped = pa.array([list(b"abcdefgh12345678"), list(b"12345678abcdefgh")], pa.list_(pa.uint8(), 16))
     assert len(set(hash_cells(swapped).tolist())) == 2
@@ -159,14 +184,19 @@ def test_no_collisions_in_a_million_close_rows() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.sets(st.sampled_from([f"{k:016x}{s}" for k in range(5) for s in ("", "-1", "-2", "-7")])))
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=30),
+    st.sets(st.sampled_from([f"{k:016x}{s}" for k in range(5) for s in ("", "-1", "-2", "-7")])),
+)
 def test_content_ids_are_unique_and_avoid_those_taken(codes: list[int], taken: set[str]) -> None:
     ids = content_ids(np.array(codes, dtype=np.uint64), pl.Series(sorted(taken), dtype=pl.String)).to_list()
     assert len(set(ids)) == len(ids)
     assert not set(ids) & taken
     assert [one[:16] for one in ids] == [f"{code:016x}" for code in codes]
     if not taken:  # ordinals count the repeats in their order
-        assert ids == [f"{code:016x}" + (f"-{k}" if (k := codes[:place].count(code)) else "") for place, code in enumerate(codes)]
+        assert ids == [
+            f"{code:016x}" + (f"-{k}" if (k := codes[:place].count(code)) else "") for place, code in enumerate(codes)
+        ]
 
 
 def test_digest_of_text_and_bytes_agree() -> None:

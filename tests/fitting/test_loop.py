@@ -158,6 +158,7 @@ def test_a_module_without_parameters_is_refused(data: Data) -> None:
         train(torch.nn.Identity(), TASK, data, resolved())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 600))
 def test_batches_cover_everything_and_differ_by_at_most_one(visits: int, batch_size: int) -> None:
     bounds = _bounds(visits, batch_size)
@@ -186,7 +187,16 @@ def test_predicting_restores_the_training_mode_and_handles_no_rows() -> None:
     assert module.training
 
 
-def test_the_default_sampler_is_a_permutation() -> None:
-    indices, weights = Shuffled().epoch(SamplerState(1, 1, 10, generator(0, "shuffle", 1)))
-    assert sorted(indices.tolist()) == list(range(10))
-    assert weights is None
+@pytest.mark.parametrize("size", [1, 10, 500_000, 500_017])
+def test_the_default_order_is_a_new_permutation_each_epoch(size: int) -> None:
+    orders = []
+    for epoch in (1, 2):
+        indices, weights = Shuffled().epoch(SamplerState(epoch, 2, size, generator(0, "shuffle", epoch)))
+        assert torch.equal(indices.sort().values, torch.arange(size))
+        assert weights is None
+        orders.append(indices)
+    assert size == 1 or not torch.equal(*orders)
+    if size >= 500_000:  # blocks: nearly all steps are to the next example, and the blocks themselves are mixed
+        assert 0.96 < float((orders[0].diff() == 1).float().mean()) < 0.98
+        starts = orders[0][::32].double()
+        assert abs(float(torch.corrcoef(torch.stack([starts, torch.arange(len(starts)).double()]))[0, 1])) < 0.05

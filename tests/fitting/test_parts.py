@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import imprint
@@ -23,6 +23,7 @@ from imprint.models import encoder_for
 from imprint.tasks import fit as fit_task
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1))
 def test_rates_are_between_nothing_and_the_peak(progress: float) -> None:
     assert all(0 <= factor(schedule, progress) <= 1 for schedule in ("onecycle", "cosine", "constant"))

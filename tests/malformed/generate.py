@@ -514,10 +514,19 @@ def values(out: _Folder) -> None:
 
 def json_text(out: _Folder) -> None:
     for what, line in {
-        "a broken line": '{"text": "a", "label"', "a list": "[1, 2]", "a number": "7", "a string": '"text"', "null": "null", "single quotes": "{'text': 'a', 'label': 'yes'}",
-        "a trailing comma": '{"text": "a", "label": "yes",}', "two objects": '{"text": "a", "label": "yes"} {"text": "b", "label": "no"}', "a comment": "// hello",
-        "nested 3000 deep": "[" * 3000 + "]" * 3000, "an unclosed string": '{"text": "a, "label": "yes"}', "a bare word": "text",
-    }.items():  # fmt: skip
+        "a broken line": '{"text": "a", "label"',
+        "a list": "[1, 2]",
+        "a number": "7",
+        "a string": '"text"',
+        "null": "null",
+        "single quotes": "{'text': 'a', 'label': 'yes'}",
+        "a trailing comma": '{"text": "a", "label": "yes",}',
+        "two objects": '{"text": "a", "label": "yes"} {"text": "b", "label": "no"}',
+        "a comment": "// hello",
+        "nested 3000 deep": "[" * 3000 + "]" * 3000,
+        "an unclosed string": '{"text": "a, "label": "yes"}',
+        "a bare word": "text",
+    }.items():
         out.opens(f"one JSON line is {what}", "line.jsonl", with_line(json_lines(), 12, line), 1)
     out.opens(
         "half a surrogate pair", "half.jsonl", with_line(json_lines(), 4, '{"text": "a \\ud83d c", "label": "yes"}'), 1
@@ -819,5 +828,16 @@ def _png_claiming(width: int, height: int) -> bytes:
 
 
 FAMILIES: tuple[Callable[[_Folder], None], ...] = (
-    emptiness, encodings, raggedness, columns, targets, ids_and_splits, values, json_text, compression, binary_tables, refusals, images,
-)  # fmt: skip
+    emptiness,
+    encodings,
+    raggedness,
+    columns,
+    targets,
+    ids_and_splits,
+    values,
+    json_text,
+    compression,
+    binary_tables,
+    refusals,
+    images,
+)

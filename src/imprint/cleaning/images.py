@@ -34,6 +34,8 @@ BLANK = 2.0
 DARK, BRIGHT, RARE = 30, 225, 0.02
 # How many times smaller, larger or more oblong than the median image, and how rare that must be.
 ODD = 2.0
+# Share of the blank images with one label from which that label goes with being blank.
+ONE_LABEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,21 @@ def thumbnails(corpus: Corpus) -> Thumbnails:
 
 
 THUMBNAILS = Derived("thumbnails", function=thumbnails, needs=(Table(),), rowwise=False)
+
+
+def _blank(corpus: Corpus, row: Int[np.ndarray, " example"]) -> tuple[np.ndarray, float, str, Sequence[str]]:
+    words = "blank: all pixels are nearly the same"
+    labels = corpus.target.gather(row)
+    if len(row) > 1 and labels.dtype != pl.List:
+        label, count = labels.value_counts(sort=True).row(0)
+        if count >= ONE_LABEL * len(row):
+            return (
+                row,
+                0.5,
+                "review",
+                [f"{words}, and so are {len(row) - 1} others, of which {label!r} is the usual label"] * len(row),
+            )
+    return row, 0.9, "drop", [words] * len(row)
 
 
 def _column(corpus: Corpus) -> str:
@@ -122,14 +139,15 @@ def near_duplicate_images(corpus: Corpus, thumbnails: Thumbnails) -> Flags:
 
 
 @method(
-    "clean", "image-quality", kind="outlier", modalities=["image"], needs=[THUMBNAILS],
-    higher="blank (0.9), nearly all dark or bright (0.6), odd shape or size (from 0.3, by how odd)",
+    "clean", "image-quality", kind="outlier", modalities=["image"], needs=[Table(), THUMBNAILS],
+    higher="blank (0.9; 0.5 where one label goes with it), nearly all dark or bright (0.6), odd shape or size (from 0.3, by how odd)",
     source="as CleanVision, Cleanlab 2022",
 )  # fmt: skip
-def image_quality(thumbnails: Thumbnails) -> Flags:
+def image_quality(corpus: Corpus, thumbnails: Thumbnails) -> Flags:
     """Images that show nothing, that are nearly all dark or bright, or whose size or shape is far from the others'.
 
-    - blank: the grey values spread by less than 2 of 255; to be dropped.
+    - blank: the grey values spread by less than 2 of 255; to be dropped, unless blank images nearly all share one label: then being
+      blank says something (the letter I of a heavy typeface is a filled square), and they are to be looked at.
     - dark, bright: 95 % of the thumbnail below 30, or above 225, in a corpus where fewer than 2 % are so.
     - odd: area or aspect ratio at least twice or at most half the median, in a corpus where fewer than 2 % are so.
     """
@@ -139,9 +157,7 @@ def image_quality(thumbnails: Thumbnails) -> Flags:
     dark = read & ~blank & (np.quantile(grey, 0.95, axis=1) < DARK)
     bright = read & ~blank & (np.quantile(grey, 0.05, axis=1) > BRIGHT)
     width, height = np.maximum(thumbnails.width, 1).astype(float), np.maximum(thumbnails.height, 1).astype(float)
-    found: list[tuple[np.ndarray, float | np.ndarray, str, Sequence[str]]] = [
-        (np.flatnonzero(blank), 0.9, "drop", ["blank: all pixels are nearly the same"] * int(blank.sum()))
-    ]
+    found: list[tuple[np.ndarray, float | np.ndarray, str, Sequence[str]]] = [_blank(corpus, np.flatnonzero(blank))]
     for flagged, words in ((dark, "nearly all dark"), (bright, "nearly all bright")):
         if flagged.sum() < RARE * max(1, read.sum()):
             found.append((np.flatnonzero(flagged), 0.6, "review", [words] * int(flagged.sum())))

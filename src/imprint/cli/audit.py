@@ -104,10 +104,11 @@ def command(
           "edited_rows", "edited_fingerprint", "notes"}, "notes": [str],
           "paths": {name: path}}
     """
+    path, roles = o.source_of(source), o.roles(target, inputs, id, split, group, weight)
     from imprint.auditing.recipe import Recipe
 
     recipe = Recipe.of(
-        source=o.source_of(source), **o.roles(target, inputs, id, split, group, weight), task=task,
+        source=path, **roles, task=task,
         learner={
             "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "device": device, "seed": seed,
         },

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from typing import Annotated, Any
 
 import typer
 
 from imprint.cli.options import Json
-from imprint.cli.output import emit, pairs, say, table
+from imprint.cli.output import emit, pairs, say, table, width
 from imprint.errors import MethodError, nearest
 
 
@@ -57,28 +58,31 @@ def command(
             say(*explain(one), "")
     else:
         for each in dict.fromkeys(one.verb for one in found):
-            rows = [[one.name, one.higher, needs(one), one.trainings] for one in found if one.verb == each]
-            say(f"{each}:", *table(["name", "higher =", "needs", "trainings"], rows, indent=2), "")
+            chosen = [one for one in found if one.verb == each]
+            rows = [[one.name, one.kind, one.higher, needs(one), one.trainings] for one in chosen]
+            names = ["name", "finds", "higher =", "needs", "trainings"]
+            if all(one.kind is None for one in chosen):
+                names, rows = [name for name in names if name != "finds"], [[row[0], *row[2:]] for row in rows]
+            say(f"{each}:", *table(names, rows, indent=2, whole=["name", "finds"]), "")
         say("Explain one: imprint methods NAME")
 
 
 def needs(method: Any) -> str:
     """The evidence that a method reads, in words."""
-    return ", ".join(dict.fromkeys(need_name(need) for need in method.needs))
+    return ", ".join(evidence(method))
 
 
-def need_name(need: Any) -> str:
-    """A need in words: which field of which evidence."""
-    kind = need.kind
-    if kind is None or kind == need.field:
-        return need.field
-    return f"{need.field} ({kind.replace('_', '-')})"
+def evidence(method: Any) -> list[str]:
+    """The kinds of evidence that a method reads, also through values that are derived from them."""
+    from imprint.methods import needs_of
+
+    return sorted({(need.kind or need.field).replace("_", "-") for need in needs_of([method])})
 
 
 def document(method: Any) -> dict[str, Any]:
     return {
         "verb": method.verb, "name": method.name, "kind": method.kind, "summary": method.summary,
-        "explanation": explanation(method), "higher": method.higher, "needs": [need_name(need) for need in method.needs],
+        "explanation": explanation(method), "higher": method.higher, "needs": evidence(method),
         "trainings": method.trainings, "tasks": list(method.tasks),
         "modalities": None if method.modalities is None else list(method.modalities), "source": method.source,
     }  # fmt: skip
@@ -90,6 +94,12 @@ def explanation(method: Any) -> str:
     return text.split(">>>")[0].strip()
 
 
+def wrapped(part: str) -> list[str]:
+    """A paragraph at this width; one with indented lines (a formula, a list) stays as it is."""
+    lines = part.split("\n")
+    return lines if any(line.startswith(" ") for line in lines) else textwrap.wrap(" ".join(lines), width() - 2)
+
+
 def explain(method: Any) -> list[str]:
     how = (
         f"imprint {method.verb} RUN {method.name}",
@@ -97,7 +107,7 @@ def explain(method: Any) -> list[str]:
     )
     return [
         f"{method.verb}: {method.name}", "",
-        *(f"  {line}".rstrip() for line in explanation(method).split("\n")), "",
+*(f"  {line}".rstrip() for part in explanation(method).split("\n\n") for line in [*wrapped(part), ""]),
         *pairs(
             [
                 ("higher =", method.higher), ("finds", method.kind), ("needs", needs(method)),

@@ -318,8 +318,13 @@ class Corpus:
             content=np.concatenate([self.content, added.content]),
             stores=(*mine.stores, *added.stores),
             index=np.concatenate([mine.index, added.index + offset]),
-            set_aside=pl.concat([self.set_aside.with_columns(pl.col("position").cast(position)), added.set_aside.with_columns(pl.col("position").cast(position))]),
-        )  # fmt: skip
+            set_aside=pl.concat(
+                [
+                    self.set_aside.with_columns(pl.col("position").cast(position)),
+                    added.set_aside.with_columns(pl.col("position").cast(position)),
+                ]
+            ),
+        )
 
     def apply(self, answer: Any, kinds: Sequence[str] | str | None = None) -> Corpus:
         """Do what an answer suggests: drop and relabel; what it marks for review is left alone.
@@ -437,13 +442,24 @@ class Corpus:
             {name: Path(root) for name, root in spec["files"].items()},
         )
         corpus = Corpus(
-            roles=roles, kinds=spec["kinds"], modality=spec["modality"], shape=tuple(spec["shape"]) if spec["shape"] is not None else None,
-            parent=spec["parent"], edits=tuple(Edit.from_spec(one) for one in spec["edits"]), set_aside=aside, notes=tuple(spec["notes"]),
-            ids=frame["id"], positions=frame["position"], target=frame["target"].alias(roles.target or "target"), split_names=frame["split"],
+            roles=roles,
+            kinds=spec["kinds"],
+            modality=spec["modality"],
+            shape=tuple(spec["shape"]) if spec["shape"] is not None else None,
+            parent=spec["parent"],
+            edits=tuple(Edit.from_spec(one) for one in spec["edits"]),
+            set_aside=aside,
+            notes=tuple(spec["notes"]),
+            ids=frame["id"],
+            positions=frame["position"],
+            target=frame["target"].alias(roles.target or "target"),
+            split_names=frame["split"],
             weights=frame["weight"].to_numpy().astype(np.float32) if "weight" in frame.columns else None,
             groups=frame["group"].alias(roles.group or "group") if "group" in frame.columns else None,
-            content=frame["content"].to_numpy(), stores=(store,), index=np.arange(len(frame), dtype=np.int64),
-        )  # fmt: skip
+            content=frame["content"].to_numpy(),
+            stores=(store,),
+            index=np.arange(len(frame), dtype=np.int64),
+        )
         corpus.__dict__["fingerprint"] = spec["fingerprint"]
         return corpus
 
@@ -467,10 +483,20 @@ class Corpus:
         for store in self.stores:
             shapes |= {name: list(shape) for name, shape in store.shapes.items()}
         spec = {
-            "format": FORMAT, "fingerprint": self.fingerprint, "rows": len(self), "roles": self.roles.spec(), "kinds": self.kinds, "modality": self.modality,
-            "shape": self.shape, "shapes": shapes, "files": {name: str(root) for name, root in files.items()}, "splits": self.splits,
-            "parent": self.parent, "edits": [edit.spec() for edit in self.edits], "notes": list(self.notes),
-        }  # fmt: skip
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "rows": len(self),
+            "roles": self.roles.spec(),
+            "kinds": self.kinds,
+            "modality": self.modality,
+            "shape": self.shape,
+            "shapes": shapes,
+            "files": {name: str(root) for name, root in files.items()},
+            "splits": self.splits,
+            "parent": self.parent,
+            "edits": [edit.spec() for edit in self.edits],
+            "notes": list(self.notes),
+        }
         write_json(spec, folder / "corpus.json")
 
     # Inside
@@ -478,10 +504,15 @@ class Corpus:
     def _take(self, rows: np.ndarray, edit: Edit | None = None) -> Corpus:
         """The version with only these rows."""
         changes: dict[str, Any] = {
-            "ids": self.ids.gather(rows), "positions": self.positions.gather(rows), "target": self.target.gather(rows), "split_names": self.split_names.gather(rows),
-            "weights": self.weights[rows] if self.weights is not None else None, "groups": self.groups.gather(rows) if self.groups is not None else None,
-            "content": self.content[rows], "index": self.index[rows],
-        }  # fmt: skip
+            "ids": self.ids.gather(rows),
+            "positions": self.positions.gather(rows),
+            "target": self.target.gather(rows),
+            "split_names": self.split_names.gather(rows),
+            "weights": self.weights[rows] if self.weights is not None else None,
+            "groups": self.groups.gather(rows) if self.groups is not None else None,
+            "content": self.content[rows],
+            "index": self.index[rows],
+        }
         return self._child(edit, **changes)
 
     def _child(self, edit: Edit | None, **changes: Any) -> Corpus:

@@ -37,7 +37,10 @@ class Edit:
     @staticmethod
     def from_spec(spec: dict[str, Any]) -> Edit:
         """The inverse of `spec`."""
-        return Edit(**{key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()
+        }
+        return Edit(**fields)
 
     def __str__(self) -> str:
         return f"{self.action} {self.rows:,} example{'s' if self.rows != 1 else ''}"
@@ -55,13 +58,23 @@ def difference(new: Corpus, old: Corpus) -> pl.DataFrame:
     mine, theirs = _facts(new), _facts(old)
     both = mine.join(theirs, on="id", how="inner", suffix="_old", maintain_order="left")
     parts = [
-        theirs.join(mine, on="id", how="anti", maintain_order="left").select("id", "position", change=pl.lit("dropped"), before="target", after=pl.lit(None, pl.String)),
-        both.filter(pl.col("target").ne_missing(pl.col("target_old"))).select("id", "position", change=pl.lit("relabelled"), before="target_old", after="target"),
-        both.filter(pl.col("weight") != pl.col("weight_old")).select(
-            "id", "position", change=pl.lit("reweighted"), before=pl.col("weight_old").cast(pl.String), after=pl.col("weight").cast(pl.String)
+        theirs.join(mine, on="id", how="anti", maintain_order="left").select(
+            "id", "position", change=pl.lit("dropped"), before="target", after=pl.lit(None, pl.String)
         ),
-        mine.join(theirs, on="id", how="anti", maintain_order="left").select("id", "position", change=pl.lit("added"), before=pl.lit(None, pl.String), after="target"),
-    ]  # fmt: skip
+        both.filter(pl.col("target").ne_missing(pl.col("target_old"))).select(
+            "id", "position", change=pl.lit("relabelled"), before="target_old", after="target"
+        ),
+        both.filter(pl.col("weight") != pl.col("weight_old")).select(
+            "id",
+            "position",
+            change=pl.lit("reweighted"),
+            before=pl.col("weight_old").cast(pl.String),
+            after=pl.col("weight").cast(pl.String),
+        ),
+        mine.join(theirs, on="id", how="anti", maintain_order="left").select(
+            "id", "position", change=pl.lit("added"), before=pl.lit(None, pl.String), after="target"
+        ),
+    ]
     return pl.concat(parts, how="vertical_relaxed").select("id", "position", "change", "before", "after")
 
 

@@ -99,11 +99,11 @@ def hash_cells(values: pa.Array) -> np.ndarray:
     if pa.types.is_null(kind):
         return np.full(len(values), NULL)
     if pa.types.is_floating(kind):
-        cells = _float_bits(np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64))
+        cells = _float_bits(_raw(values, _number_type(kind)).astype(np.float64))
     elif pa.types.is_boolean(kind):
-        cells = _float_bits(values.cast(pa.uint8()).fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64))
+        cells = _float_bits(_flags(values).astype(np.float64))
     elif pa.types.is_integer(kind):
-        cells = _integer_bits(_raw(values, np.dtype(kind.to_pandas_dtype())))
+        cells = _integer_bits(_raw(values, _number_type(kind)))
     elif pa.types.is_temporal(kind):
         cells = _raw(values, np.dtype(f"i{kind.bit_width // 8}")).astype(np.int64).view(U64).copy()
     elif _is_text(kind):
@@ -119,7 +119,7 @@ def hash_cells(values: pa.Array) -> np.ndarray:
     else:
         raise TypeError(f"no content hash for Arrow type {kind}")
     if values.null_count:
-        cells[values.is_null().to_numpy(zero_copy_only=False)] = NULL
+        cells[_flags(values.is_null()).astype(bool)] = NULL
     return cells
 
 
@@ -205,6 +205,17 @@ def _raw(values: pa.Array, dtype: np.dtype) -> np.ndarray:
     if buffer is None:
         return np.zeros(len(values), dtype)
     return np.frombuffer(buffer, dtype=dtype)[values.offset : values.offset + len(values)]
+
+
+def _flags(values: pa.Array) -> np.ndarray:
+    """Booleans as 0 and 1 (nulls as whatever stands there)."""
+    return _raw(values.cast(pa.uint8()), np.dtype(np.uint8))
+
+
+def _number_type(kind: pa.DataType) -> np.dtype:
+    """numpy's type of an Arrow number."""
+    letter = "f" if pa.types.is_floating(kind) else "i" if pa.types.is_signed_integer(kind) else "u"
+    return np.dtype(f"{letter}{kind.bit_width // 8}")
 
 
 def _float_bits(values: np.ndarray) -> np.ndarray:
@@ -303,7 +314,7 @@ def _fixed_lists(values: pa.Array) -> np.ndarray:
     if flat.null_count or not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
         offsets = np.arange(len(values) + 1, dtype=np.int64) * (len(flat) // len(values))
         return _sum_places(offsets, mix(hash_cells(flat)))
-    raw = _raw(flat, np.dtype(flat.type.to_pandas_dtype()))
+    raw = _raw(flat, _number_type(flat.type))
     data = np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("<"), copy=False)).view(np.uint8)
     data = data.reshape(len(values), -1)
     length = data.shape[1]

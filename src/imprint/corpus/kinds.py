@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -162,7 +163,7 @@ def _kind(values: pl.Series, alone: bool) -> tuple[str | None, str]:
             return "image", ""
         return None, "it holds bytes that are not encoded images"
     if isinstance(dtype, (pl.Array, pl.List)):
-        inner = dtype
+        inner: Any = dtype
         while isinstance(inner, (pl.Array, pl.List)):
             inner = inner.inner
         if not inner.is_numeric():

@@ -41,7 +41,7 @@ TASKS = ("auto", "classification", "multilabel", "regression")
 Progress = Callable[[str, int, int], None]
 
 
-def open(  # noqa: A001 - the verb that users type is imprint.open
+def open(
     source: Any,
     *,
     target: str | Sequence[str] | None = None,
@@ -82,7 +82,7 @@ def open(  # noqa: A001 - the verb that users type is imprint.open
         ResourceError: The disk is full.
 
     >>> import tempfile
-    >>> corpus = open({"text": ["a good film", "a bad film"] * 5, "label": ["pos", "neg"] * 5}, store=tempfile.mkdtemp())
+    >>> corpus = open({"text": [f"film {k} was good" for k in range(10)], "label": ["pos", "neg"] * 5}, store=tempfile.mkdtemp())
     >>> len(corpus), corpus.modality, corpus.splits
     (10, 'text', {'train': 8, 'test': 2})
     """
@@ -98,7 +98,7 @@ def open(  # noqa: A001 - the verb that users type is imprint.open
                 f"{source} is a saved corpus: its roles and splits are settled.",
                 "Open it without options, or open the original source.",
             )
-        return Corpus.load(source)
+        return Corpus.load(Path(source))
     root = home(store)
     given = source_of(source)
     memo = None
@@ -122,10 +122,16 @@ def ingest_more(source: Any, parent: Corpus) -> Corpus:
     roles = parent.roles
     target = (roles.target or "",) if roles.target in columns else tuple((roles.target or "").split("+"))
     asked = Asked(
-        inputs=roles.inputs, target=target, id=roles.id, group=roles.group,
-        split=roles.split if roles.split in columns else None, weight=roles.weight if roles.weight in columns else None,
-    )  # fmt: skip
-    return _ingest_or_say(given, asked, home(None), parent=parent)
+        inputs=roles.inputs,
+        target=target,
+        id=roles.id,
+        group=roles.group,
+        split=roles.split if roles.split in columns else None,
+        weight=roles.weight if roles.weight in columns else None,
+    )
+    beside = parent.stores[0].folder.parent
+    root = beside.parent if beside.name == "corpora" else home(None)  # a saved corpus lies where the user put it
+    return _ingest_or_say(given, asked, root, parent=parent)
 
 
 def _ingest_or_say(source: Source, *arguments: Any, **options: Any) -> Corpus:
@@ -197,7 +203,7 @@ class _Plan:
 def _plan(source: Source, asked: Asked, parent: Corpus | None) -> _Plan:
     sample = source.sample()
     roles, notes = infer(sample, asked, source.name)
-    targets = asked.target or tuple([roles.target or ""])
+    targets = asked.target or (roles.target or "",)
     files = {}
     if source.root is not None:
         files = {"image": source.root}
@@ -302,8 +308,7 @@ class _Reading:
                     self._keep(role, frame[f"__{role}"])
             self.positions.append(positions)
             self.rows += len(frame)
-            for table in stored.combine_chunks().to_batches():
-                yield table
+            yield from stored.combine_chunks().to_batches()
 
     def _keep(self, role: str, values: pl.Series) -> None:
         self.columns.setdefault(role, []).append(values)
@@ -312,7 +317,7 @@ class _Reading:
         """Rows that have a target, a split, a weight and a group where these are asked for."""
         plan, roles = self.plan, self.plan.roles
         frame = batch.frame.with_columns(self._target(batch.frame).alias("__target"))
-        reason = pl.when(pl.col("__target").is_null()).then(pl.lit("target missing"))
+        reason: Any = pl.when(pl.col("__target").is_null()).then(pl.lit("target missing"))
         if frame.schema["__target"].is_float():
             reason = reason.when(pl.col("__target").is_infinite()).then(pl.lit("target infinite"))
         if roles.id is not None:
@@ -445,10 +450,24 @@ class _Reading:
         modality = modality_of(plan.kinds)
         shape = next(iter(plan.shapes.values())) if modality == "array" else None
         corpus = Corpus(
-            roles=roles, kinds=plan.kinds, modality=modality, shape=shape, parent=None, edits=(), set_aside=aside, notes=tuple(plan.notes), ids=ids,
-            positions=positions, target=target, split_names=splits, weights=weights, groups=groups, content=content,
-            stores=(Store(folder, plan.shapes, plan.files),), index=np.arange(len(ids), dtype=np.int64),
-        )  # fmt: skip
+            roles=roles,
+            kinds=plan.kinds,
+            modality=modality,
+            shape=shape,
+            parent=None,
+            edits=(),
+            set_aside=aside,
+            notes=tuple(plan.notes),
+            ids=ids,
+            positions=positions,
+            target=target,
+            split_names=splits,
+            weights=weights,
+            groups=groups,
+            content=content,
+            stores=(Store(folder, plan.shapes, plan.files),),
+            index=np.arange(len(ids), dtype=np.int64),
+        )
         corpus.__dict__["_id_hashes"] = keys
         return corpus
 
@@ -577,17 +596,16 @@ def _merged(asked: Asked, given: Asked) -> Asked:
 
 
 def _remembered(memo: Path, root: Path) -> Corpus | None:
-    """The corpus that an unchanged source was read into, if its store is still whole."""
+    """The corpus that an unchanged source was read into, if its store is still whole; a damaged store is cleared away."""
     try:
-        name = json.loads(memo.read_text(encoding="utf-8"))["store"]
-        corpus = Corpus.load(root / "corpora" / name)
-        len(corpus.stores[0])
-    except FileNotFoundError:
+        folder = root / "corpora" / json.loads(memo.read_text(encoding="utf-8"))["store"]
+    except (ValueError, KeyError, OSError):
         return None
-    except (SourceError, ValueError, KeyError, OSError):
-        shutil.rmtree(root / "corpora" / name, ignore_errors=True) if "name" in locals() else memo.unlink(
-            missing_ok=True
-        )
+    try:
+        corpus = Corpus.load(folder)
+        len(corpus.stores[0])
+    except SourceError:
+        shutil.rmtree(folder, ignore_errors=True)
         return None
     return corpus
 

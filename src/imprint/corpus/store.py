@@ -127,15 +127,12 @@ class Store:
         """All rows, if they are few enough to be held in memory."""
         if self._fits is None:
             self._fits = False
-            if not self.files:
-                rows = self.count
-                head = self.dataset.head(256)
-                if (
-                    head.nbytes / max(len(head), 1) * rows <= 2 * IN_MEMORY
-                ):  # the first rows may be larger than the rest
-                    table = self.dataset.to_table() if head.nbytes / max(len(head), 1) * rows <= IN_MEMORY else None
-                    if table is not None and table.nbytes <= 2 * IN_MEMORY:
-                        self._memory, self._fits = self._shaped(table), True
+            head = self.dataset.head(256)
+            # The first rows may be smaller than the rest: what was read is looked at again.
+            if not self.files and head.nbytes / max(len(head), 1) * self.count <= IN_MEMORY:
+                table = self.dataset.to_table()
+                self._fits = table.nbytes <= 2 * IN_MEMORY
+                self._memory = self._shaped(table) if self._fits else None
         return self._memory
 
 

@@ -20,7 +20,7 @@ from imprint.corpus.roles import Asked
 SAMPLE_ROWS = 10_000
 
 
-class Widened(Exception):  # noqa: N818 - a signal between a source and the opener, not an error
+class Widened(Exception):
     """A later row did not fit the types inferred from the sample. The source has widened its types: start again."""
 
 

@@ -29,6 +29,8 @@ SEPARATORS = {".csv": ",;\t|", ".tsv": "\t", ".tab": "\t", ".txt": "\t,;|"}
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A", "None", "?")
 # Above this share of unreadable rows the file is taken for something else than what it was read as.
 MOST_UNREADABLE = 0.5
+# So many unreadable rows are enough to look at the share before the end of the file.
+EARLY_UNREADABLE = 100_000
 _COLLECTING = threading.Lock()
 
 
@@ -91,16 +93,19 @@ class Delimited(Source):
                 self._widen()
                 raise Widened from error
             record += count
-            if len(self.aside) > MOST_UNREADABLE * record and record > 1:
+            if len(self.aside) > EARLY_UNREADABLE:
                 self._refuse_mostly_unreadable(record)
             yield Batch(frame, positions)
+        self._refuse_mostly_unreadable(record)
 
     _widened = False
 
     def _refuse_mostly_unreadable(self, record: int) -> None:
+        if len(self.aside) <= MOST_UNREADABLE * record:
+            return
         frame = self.aside.frame(pl.Int64)
         raise SourceError(
-            f"{self.path}: {len(frame):,} of the first {record:,} rows cannot be read; the first: {frame['reason'][0]}.",
+            f"{self.path}: {len(frame):,} of {record:,} rows cannot be read; the first: {frame['reason'][0]}.",
             "Check the separator, the quotes and the encoding of the file: "
             f"iconv -f LATIN1 -t UTF-8 {self.path.name} > utf8-{self.path.name} mends most old files.",
         )
@@ -234,7 +239,7 @@ class Delimited(Source):
         self.columns = [one or Column(name, pl.String()) for name, one in zip(self.header, merged, strict=True)]
 
 
-class _DoesNotFit(Exception):  # noqa: N818
+class _DoesNotFit(Exception):
     """A value does not fit its column's type."""
 
 
@@ -263,10 +268,8 @@ class _Records:
         self.block, self.starts, self.ends = block, starts, ends
         self.good = fields == columns
         self.reasons: dict[int, str] = {}
-        if line_ends is None:
-            line_of = line + np.arange(len(blank))[~blank]
-        else:
-            line_of = line + np.searchsorted(line_ends, starts)
+        before = np.flatnonzero(~blank) if line_ends is None else np.searchsorted(line_ends, starts)
+        line_of = line + before
         for k in np.flatnonzero(~self.good).tolist():
             self.reasons[k] = f"line {line_of[k]}: {fields[k]} field{'s' if fields[k] > 1 else ''}, not {columns}"
         if b"\0" in block:

@@ -65,7 +65,7 @@ class ImageFolder(Source):
         flat = [path for path in paths if path.count("/") <= depth]
         if flat:
             raise SourceError(
-                f"{self.name}: image {flat[0]} is in no class folder and there is no metadata.csv ({len(flat):,} of {len(paths):,} images).",
+                f"{self.name}: image {flat[0]} is in no class folder and there is no metadata.csv ({len(flat):,} of {len(paths):,}).",
                 "Put each image into a folder named after its class, or add a metadata.csv with the columns file_name and label.",
             )
         labels = pl.Series("label", paths).str.split("/").list.get(depth)

@@ -191,7 +191,7 @@ def _cast(frame: pl.DataFrame, schema: dict[str, pl.DataType]) -> pl.DataFrame:
 
 def _holds(wide: pl.DataType, narrow: pl.DataType) -> bool:
     """Can `wide` hold every value of `narrow` as it is?"""
-    return wide == narrow or narrow == pl.Null or _wider(wide, narrow) == wide and wide != pl.String
+    return wide == narrow or narrow == pl.Null or (_wider(wide, narrow) == wide and wide != pl.String)
 
 
 def _wider(one: pl.DataType, two: pl.DataType) -> pl.DataType:

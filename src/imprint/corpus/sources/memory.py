@@ -185,7 +185,7 @@ def _as_frame(inputs: Any) -> pl.DataFrame | None:
     if isinstance(inputs, (pa.Table, pa.RecordBatch)):
         return to_frame(inputs)
     if hasattr(inputs, "set_axis") and hasattr(inputs, "columns"):
-        return pl.concat([piece for piece in pandas_frame(inputs).pieces()])  # type: ignore[attr-defined]
+        return pl.concat(list(pandas_frame(inputs).pieces()))  # type: ignore[attr-defined]
     if isinstance(inputs, (list, tuple)) and inputs and all(isinstance(one, str) for one in inputs):
         return pl.DataFrame({"x": list(inputs)})
     return None
@@ -217,7 +217,7 @@ def _array_frame(inputs: Any) -> pl.DataFrame:
 def _array_series(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype.kind == "b":
         values = values.astype(np.uint8) if values.ndim > 1 else values
-    if values.dtype == np.float16 or values.dtype.kind == "f" and values.dtype.itemsize > 8:
+    if values.dtype == np.float16 or (values.dtype.kind == "f" and values.dtype.itemsize > 8):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     if values.ndim > 1 and not all(values.shape):
         raise SourceError(

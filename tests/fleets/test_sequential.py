@@ -1,0 +1,84 @@
+"""Members share inputs and differ in what they are told to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import imprint
+from imprint.corpus import Corpus
+from imprint.errors import EvidenceError
+from imprint.fleets import Member, outcomes, share, train_member
+from imprint.recording.needs import Outputs
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    random = np.random.default_rng(0)
+    label = random.integers(0, 2, 200)
+    values = random.normal(size=(200, 3)) + 3 * label[:, None]
+    frame = pl.DataFrame({"a": values[:, 0], "b": values[:, 1], "c": values[:, 2], "y": label})
+    return imprint.open(frame, target="y", store=tmp_path_factory.mktemp("store"))
+
+
+LEARNER = imprint.Learner("mlp", epochs=2, seed=4)
+
+
+def test_the_plain_member_is_the_run_itself(corpus: Corpus, tmp_path: Path) -> None:
+    run = imprint.fit(LEARNER, corpus, tmp_path, progress=False)
+    rows = corpus.rows()
+    for source in (share(run), share(imprint.load(tmp_path)), share(LEARNER, corpus)):
+        outcome = train_member(source, outputs_of=rows)
+        assert outcome.outputs is not None
+        assert torch.equal(outcome.outputs, run.gather([Outputs("logits", split=None)])["logits"])
+        assert outcome.metrics == run.metrics("test")
+
+
+def test_dropping_rows_is_training_on_the_version_without_them(corpus: Corpus, tmp_path: Path) -> None:
+    """Up to the encoder, which the members share and the version fits again."""
+    shared = share(LEARNER, corpus)
+    keep = corpus.rows("train")[30:]
+    member = train_member(shared, Member(rows=keep), outputs_of=corpus.rows("test"))
+    whole = train_member(shared, Member(), outputs_of=corpus.rows("test"))
+    assert member.outputs is not None
+    assert whole.outputs is not None
+    assert not torch.equal(member.outputs, whole.outputs)
+    data = shared.data.train_on(torch.from_numpy(keep))
+    assert data.inputs is shared.data.inputs
+    assert data.rows.tolist() == keep.tolist()
+
+
+def test_wrong_targets_make_wrong_models_and_are_not_tested_against(corpus: Corpus) -> None:
+    shared = share(LEARNER, corpus)
+    rows = torch.from_numpy(corpus.rows("train").copy())
+    right, wrong = outcomes(shared, None, [Member(rows=rows), Member(rows=rows, target=1 - shared.data.target[rows])])
+    assert right.metrics["accuracy"] > 0.95
+    assert wrong.metrics["accuracy"] < 0.05
+
+
+def test_weight_zero_is_no_example(corpus: Corpus) -> None:
+    """One class weighted away: every prediction is the other one."""
+    shared = share(imprint.Learner("linear", epochs=40), corpus)
+    weight = (shared.data.target[shared.data.rows] == 1).float()
+    outcome = train_member(shared, Member(weight=weight), outputs_of=corpus.rows())
+    assert outcome.outputs is not None
+    assert (outcome.outputs.argmax(1) == 1).all()
+
+
+def test_seeds_differ_and_repeat(corpus: Corpus) -> None:
+    shared = share(LEARNER, corpus)
+    first, again, other = outcomes(shared, None, [Member(1), Member(1), Member(2)], outputs_of=corpus.rows("test"))
+    assert first.outputs is not None
+    assert again.outputs is not None
+    assert other.outputs is not None
+    assert torch.equal(first.outputs, again.outputs)
+    assert not torch.equal(first.outputs, other.outputs)
+
+
+def test_a_learner_alone_has_nothing_to_train_on() -> None:
+    with pytest.raises(EvidenceError, match="needs a corpus"):
+        share(LEARNER)
