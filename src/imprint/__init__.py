@@ -31,12 +31,15 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from imprint.auditing import audit, price
+    from imprint.auditing.audit import audit
+    from imprint.auditing.price import price
     from imprint.cleaning import clean
     from imprint.corpus import Corpus, open
     from imprint.errors import ImprintError
     from imprint.fitting import Learner
-    from imprint.recording import Run, fit, load, watch
+    from imprint.recording import Run, load
+    from imprint.recording.fit import fit
+    from imprint.recording.watch import watch
     from imprint.scoring import score
     from imprint.verifying import verify
 

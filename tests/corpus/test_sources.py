@@ -338,7 +338,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(SourceError, match="t.csv may not be read"):
+    with pytest.raises(SourceError, match=r"t\.csv may not be read"):
         imprint.open(path)
 
 

@@ -166,7 +166,8 @@ def test_reading_from_disk_equals_reading_from_memory(monkeypatch: pytest.Monkey
 
 
 def test_opening_needs_neither_torch_nor_pillow(source: Path) -> None:
-    code = f"import sys, imprint; imprint.open({str(source)!r}); print([m for m in ('torch', 'PIL', 'datasets', 'sklearn') if m in sys.modules])"
+    code = f"import sys, imprint; imprint.open({str(source)!r}); "
+    code += "print([m for m in ('torch', 'PIL', 'datasets', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,7 +6,6 @@ store on disk and are read by batches. An edit gives a child version that shares
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from imprint.corpus.edits import Edit, difference
 from imprint.corpus.hashing import fingerprint, hash_series
 from imprint.corpus.roles import Roles
-from imprint.corpus.store import FORMAT, Store, commit, size_of, to_stored, write_json, write_lance, writing
-from imprint.errors import ColumnError, IdError, SourceError, TargetError, nearest
-
-# Rows written at a time when a corpus is saved.
-SAVE_ROWS = 4096
+from imprint.corpus.store import Store
+from imprint.errors import ColumnError, IdError, TargetError, nearest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +38,7 @@ class Corpus:
         ids: [row] stable names.
         positions: [row] where each example stands in its source: row number from 0, or path.
         target: [row] raw values in the user's terms, edits applied.
-        split_names: [row] the split of each example.
+        split_codes: [row] the split of each example, as a Polars Enum (a byte per row); `split_names` gives text.
         weights: [row] float32, or None where all are one.
         groups: [row] groups that no split cuts, or None.
         content: [row] uint64 hash of the inputs: equal = exact duplicate.
@@ -62,7 +57,7 @@ class Corpus:
     ids: pl.Series
     positions: pl.Series
     target: pl.Series
-    split_names: pl.Series
+    split_codes: pl.Series
     weights: np.ndarray | None
     groups: pl.Series | None
     content: np.ndarray
@@ -79,27 +74,29 @@ class Corpus:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of ids, contents, targets, weights and splits, in row order."""
-        ones = np.ones(len(self), np.float32)
-        weights = pl.Series(self.weights if self.weights is not None else ones)
-        columns = [
-            self._id_hashes,
-            self.content,
-            hash_series(self.target),
-            hash_series(weights),
-            hash_series(self.split_names),
-        ]
+        weights = (
+            pl.Series(self.weights)
+            if self.weights is not None
+            else pl.repeat(1.0, len(self), dtype=pl.Float32, eager=True)
+        )
+        columns: list[pl.Series | np.ndarray] = [self._id_hashes, self.content, self.target, weights, self.split_codes]
         if self.groups is not None:
-            columns.append(hash_series(self.groups))
+            columns.append(self.groups)
         return fingerprint([self.roles.target or "", *self.roles.inputs], columns)
 
     @cached_property
     def _id_hashes(self) -> np.ndarray:
         return hash_series(self.ids)
 
+    @property
+    def split_names(self) -> pl.Series:
+        """[row] the split of each example."""
+        return self.split_codes.cast(pl.String)
+
     @cached_property
     def splits(self) -> dict[str, int]:
         """Split name -> number of examples, train first."""
-        counts = dict(self.split_names.value_counts().iter_rows())
+        counts = dict(self.split_codes.value_counts().cast({"split": pl.String}).iter_rows())
         return dict(sorted(counts.items(), key=lambda one: (one[0] != "train", one[0])))
 
     def rows(self, split: str | Sequence[str] | None = None) -> np.ndarray:
@@ -110,7 +107,7 @@ class Corpus:
         for name in names:
             if name not in self.splits:
                 raise ColumnError(f"The corpus has no split '{name}'.", nearest(str(name), self.splits))
-        return np.flatnonzero(self.split_names.is_in(names).to_numpy()).astype(np.int64)
+        return np.flatnonzero(self.split_codes.cast(pl.String).is_in(names).to_numpy()).astype(np.int64)
 
     def rows_of(self, ids: pl.Series | Sequence[str]) -> np.ndarray:
         """The row of each id, in the order of `ids`; an unknown id raises `IdError`."""
@@ -177,7 +174,7 @@ class Corpus:
         columns = [
             self.ids.gather(wanted).alias("id"),
             self.positions.gather(wanted).alias("position"),
-            self.split_names.gather(wanted).alias("split"),
+            self.split_codes.gather(wanted).cast(pl.String).alias("split"),
         ]
         taken = {"id", "position", "split"}
         inputs = self.read(wanted)
@@ -312,7 +309,7 @@ class Corpus:
             ids=pl.concat([self.ids, added.ids]),
             positions=pl.concat([self.positions.cast(position), added.positions.cast(position)]),
             target=pl.concat([self.target, added._as_type(self.target.dtype).alias(self.target.name)]),
-            split_names=pl.concat([self.split_names, added.split_names]),
+            split_codes=as_splits(pl.concat([self.split_names, added.split_names])),
             weights=weights,
             groups=groups,
             content=np.concatenate([self.content, added.content]),
@@ -371,36 +368,9 @@ class Corpus:
             SourceError: The path exists and is not a saved corpus.
             ResourceError: The disk is full.
         """
-        final = Path(path).expanduser().resolve()
-        if (
-            final.exists()
-            and not (final / "corpus.json").is_file()
-            and not (final.is_dir() and not any(final.iterdir()))
-        ):
-            raise SourceError(f"{final} exists and is not a saved corpus.", "Give another path, or delete it.")
-        needed = sum(size_of(store.folder) for store in self.stores)
-        with writing(final, needed, "the corpus") as temporary:
-            columns = [
-                *self.roles.inputs,
-                *(
-                    f"{name}.{side}"
-                    for name, kind in self.kinds.items()
-                    if kind == "image"
-                    for side in ("width", "height")
-                ),
-            ]
-            stored = (to_stored(frame) for _, frame in self.batches(columns=columns, size=SAVE_ROWS))
-            first = next(stored)
+        from imprint.corpus.saved import save
 
-            def all_batches() -> Iterator[pa.RecordBatch]:
-                yield from first.to_batches()
-                for table in stored:
-                    yield from table.to_batches()
-
-            write_lance(all_batches(), first.schema, temporary / "inputs.lance")
-            self._write_roles(temporary, files={})
-            commit(temporary, final, replace=True)
-        return final
+        return save(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Corpus:
@@ -409,95 +379,9 @@ class Corpus:
         Raises:
             SourceError: No corpus is saved there, or it is damaged.
         """
-        import lance
+        from imprint.corpus.saved import load
 
-        folder = Path(path).expanduser().resolve()
-        try:
-            spec = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-            if spec["format"] != FORMAT:
-                raise SourceError(
-                    f"{folder} was saved in format {spec['format']}, this version reads {FORMAT}.",
-                    "Open the original source again.",
-                )
-            frame = pl.from_arrow(lance.dataset(str(folder / "roles.lance")).to_table())
-            aside = pl.from_arrow(lance.dataset(str(folder / "set_aside.lance")).to_table())
-        except FileNotFoundError as error:
-            raise SourceError(
-                f"{folder} is not a saved corpus (no {Path(error.filename or 'corpus.json').name}).",
-                "Give the folder that Corpus.save wrote.",
-            ) from error
-        except (ValueError, OSError, KeyError) as error:
-            raise SourceError(
-                f"The saved corpus {folder} is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
-                "Save or open it again.",
-            ) from error
-        assert isinstance(frame, pl.DataFrame)
-        assert isinstance(aside, pl.DataFrame)
-        roles = Roles(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in spec["roles"].items()}
-        )
-        store = Store(
-            folder,
-            {name: tuple(shape) for name, shape in spec["shapes"].items()},
-            {name: Path(root) for name, root in spec["files"].items()},
-        )
-        corpus = Corpus(
-            roles=roles,
-            kinds=spec["kinds"],
-            modality=spec["modality"],
-            shape=tuple(spec["shape"]) if spec["shape"] is not None else None,
-            parent=spec["parent"],
-            edits=tuple(Edit.from_spec(one) for one in spec["edits"]),
-            set_aside=aside,
-            notes=tuple(spec["notes"]),
-            ids=frame["id"],
-            positions=frame["position"],
-            target=frame["target"].alias(roles.target or "target"),
-            split_names=frame["split"],
-            weights=frame["weight"].to_numpy().astype(np.float32) if "weight" in frame.columns else None,
-            groups=frame["group"].alias(roles.group or "group") if "group" in frame.columns else None,
-            content=frame["content"].to_numpy(),
-            stores=(store,),
-            index=np.arange(len(frame), dtype=np.int64),
-        )
-        corpus.__dict__["fingerprint"] = spec["fingerprint"]
-        return corpus
-
-    def _write_roles(self, folder: Path, files: Mapping[str, Path]) -> None:
-        """corpus.json, roles.lance and set_aside.lance; the inputs are there already."""
-        columns = {
-            "id": self.ids,
-            "position": self.positions,
-            "target": self.target,
-            "split": self.split_names,
-            "content": pl.Series(self.content),
-        }
-        if self.weights is not None:
-            columns["weight"] = pl.Series(self.weights)
-        if self.groups is not None:
-            columns["group"] = self.groups
-        for name, table in (("roles", pl.DataFrame(columns)), ("set_aside", self.set_aside)):
-            pieces = (piece for frame in table.iter_slices(1 << 16) for piece in frame.to_arrow().to_batches())
-            write_lance(pieces, table.clear().to_arrow().schema, folder / f"{name}.lance")
-        shapes: dict[str, list[int]] = {}
-        for store in self.stores:
-            shapes |= {name: list(shape) for name, shape in store.shapes.items()}
-        spec = {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            "rows": len(self),
-            "roles": self.roles.spec(),
-            "kinds": self.kinds,
-            "modality": self.modality,
-            "shape": self.shape,
-            "shapes": shapes,
-            "files": {name: str(root) for name, root in files.items()},
-            "splits": self.splits,
-            "parent": self.parent,
-            "edits": [edit.spec() for edit in self.edits],
-            "notes": list(self.notes),
-        }
-        write_json(spec, folder / "corpus.json")
+        return load(Path(path))
 
     # Inside
 
@@ -507,7 +391,7 @@ class Corpus:
             "ids": self.ids.gather(rows),
             "positions": self.positions.gather(rows),
             "target": self.target.gather(rows),
-            "split_names": self.split_names.gather(rows),
+            "split_codes": self.split_codes.gather(rows),
             "weights": self.weights[rows] if self.weights is not None else None,
             "groups": self.groups.gather(rows) if self.groups is not None else None,
             "content": self.content[rows],
@@ -550,3 +434,8 @@ class Corpus:
                 f"{values[0]!r} is no value for the target '{self.target.name}' of type {dtype}.",
                 "Give values in the target's own terms.",
             ) from error
+
+
+def as_splits(names: pl.Series) -> pl.Series:
+    """Split names as an Enum of those that occur, called "split"."""
+    return names.cast(pl.Enum(names.unique().cast(pl.String).sort())).alias("split")

@@ -130,10 +130,12 @@ def hex_ids(hashes: np.ndarray) -> pl.Series:
     ['00000000000000ff', '1000000000000000']
     """
     digits = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), dtype=np.uint16)
-    text = digits[hashes.astype(">u8").view(np.uint8)]
-    offsets = np.arange(0, 16 * len(hashes) + 1, 16, dtype=np.int64)
-    arrow = pa.LargeStringArray.from_buffers(len(hashes), pa.py_buffer(offsets), pa.py_buffer(text))
-    return pl.Series("id", pl.from_arrow(arrow), dtype=pl.String)
+    offsets = np.arange(0, 16 * ROWS_AT_ONCE + 1, 16, dtype=np.int64)
+    pieces = []
+    for start in range(0, len(hashes), ROWS_AT_ONCE):
+        text = digits[hashes[start : start + ROWS_AT_ONCE].astype(">u8").view(np.uint8)]
+        pieces.append(pa.LargeStringArray.from_buffers(len(text) // 8, pa.py_buffer(offsets), pa.py_buffer(text)))
+    return pl.Series("id", pl.from_arrow(pa.chunked_array(pieces, pa.large_string())), dtype=pl.String)
 
 
 def content_ids(hashes: np.ndarray, taken: pl.Series | None = None) -> pl.Series:
@@ -146,7 +148,8 @@ def content_ids(hashes: np.ndarray, taken: pl.Series | None = None) -> pl.Series
     if taken is not None and len(taken):
         stem = taken.str.slice(0, 16)
         taken = taken.filter(stem.is_in(ids.unique().implode()))
-    if pl.Series(hashes).n_unique() == len(hashes) and (taken is None or not len(taken)):
+    ordered = np.sort(hashes)
+    if (ordered[1:] != ordered[:-1]).all() and (taken is None or not len(taken)):
         return ids
     used = set(taken.to_list()) if taken is not None else set()
     table = pl.DataFrame({"id": ids}).with_columns(pl.int_range(pl.len()).over("id").alias("ordinal"))
@@ -156,17 +159,17 @@ def content_ids(hashes: np.ndarray, taken: pl.Series | None = None) -> pl.Series
     return table.select((pl.col("id") + suffix).alias("id"))["id"]
 
 
-def fingerprint(seeds: Sequence[str], columns: Sequence[np.ndarray]) -> str:
-    """16 hexadecimal digits over named per-row hashes, in row order."""
+def fingerprint(seeds: Sequence[str], columns: Sequence[np.ndarray | pl.Series]) -> str:
+    """16 hexadecimal digits over columns (values, or their hashes if they are at hand), in row order."""
     state = hashlib.blake2b(digest_size=8)
     for seed in seeds:
         state.update(seed.encode() + b"\x1f")
-    length = len(columns[0])
-    for start in range(0, length, ROWS_AT_ONCE):
-        total = np.zeros(min(ROWS_AT_ONCE, length - start), dtype=U64)
-        for place, column in enumerate(columns):
-            total += mix(column[start : start + ROWS_AT_ONCE] ^ U64(digest(str(place))))
-        state.update(total.astype("<u8").tobytes())
+    places = [U64(digest(str(place))) for place in range(len(columns))]
+    for start in range(0, len(columns[0]), ROWS_AT_ONCE):
+        pieces = [column[start : start + ROWS_AT_ONCE] for column in columns]
+        hashes = [hash_series(piece) if isinstance(piece, pl.Series) else piece for piece in pieces]
+        mixed = [mix(piece ^ place) for piece, place in zip(hashes, places, strict=True)]
+        state.update(np.sum(mixed, axis=0, dtype=U64).astype("<u8").tobytes())
     return state.hexdigest()
 
 

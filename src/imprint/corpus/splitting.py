@@ -64,13 +64,13 @@ def assign(
         keys: [row] `hash_series(ids)`, if it is at hand.
 
     Returns:
-        [row] split names. The same ids, strata and seed give the same split, in whatever order the rows stand.
+        [row] split names, as an Enum of all of them. The same ids, strata and seed give the same split, in whatever order the rows stand.
 
     >>> ids = pl.Series([f"r{k}" for k in range(10)])
     >>> assign(ids, {"train": 0.8, "test": 0.2}, seed=0).value_counts(sort=True).rows()
     [('train', 8), ('test', 2)]
     """
-    names = pl.Series("split", list(fractions), dtype=pl.String)
+    names = pl.Series("split", list(fractions), dtype=pl.Enum(list(fractions)))
     if groups is not None:
         codes = _by_groups(groups, list(fractions), np.array(list(fractions.values())), seed, strata)
     else:
@@ -84,7 +84,7 @@ def assign(
             sizes[counts == 1] = np.arange(len(fractions)) == train
         codes = np.empty(len(ids), np.int16)
         codes[order] = np.repeat(np.tile(np.arange(len(fractions), dtype=np.int16), len(counts)), sizes.reshape(-1))
-    return names.gather(codes).alias("split")
+    return names.gather(codes)
 
 
 def strata_of(target: pl.Series, task: str) -> pl.Series | None:
@@ -116,14 +116,16 @@ def _codes(values: pl.Series) -> np.ndarray:
     """Codes 0..k-1 in the values' sorted order, so that they do not depend on the order of the rows."""
     text = values.cast(pl.String)
     known = text.unique().sort()
-    return text.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int32)
+    return text.cast(pl.Enum(known)).to_physical().to_numpy()
 
 
 def _order(stratum: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Rows by stratum, then by key."""
-    return (
-        pl.DataFrame({"stratum": stratum, "key": key}).select(pl.arg_sort_by("stratum", "key")).to_series().to_numpy()
-    )
+    """Rows by stratum, then by key. Overwrites the key, which loses as many of its low bits as there are bits in the stratum."""
+    bits = int(stratum.max(initial=0)).bit_length()
+    if bits:
+        key >>= U64(bits)
+        key |= stratum.astype(U64) << U64(64 - bits)
+    return np.argsort(key, kind="stable")
 
 
 def _by_groups(

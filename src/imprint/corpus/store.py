@@ -32,6 +32,8 @@ from imprint.errors import ColumnError, ResourceError, SourceError
 FORMAT = 1
 # Bytes that Lance buffers, over all columns, before it writes pages; its own default is 8 MiB per column.
 WRITE_CACHE = 16 << 20
+# Bytes of batches after which freed memory is given back to the system.
+RELEASE_EVERY = 32 << 20
 # A store whose inputs take no more than this in memory is held there from its first read by row on.
 IN_MEMORY = 256 << 20
 
@@ -215,7 +217,12 @@ def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path
 
     def guarded() -> Iterator[pa.RecordBatch]:
         try:
+            held = 0
             for batch in batches:
+                held += batch.nbytes
+                if held > RELEASE_EVERY:
+                    release_memory()
+                    held = 0
                 # Lance trusts the schema and crashes on a batch of another one.
                 yield batch if batch.schema.equals(schema) else batch.cast(schema)
         except BaseException as error:

@@ -62,9 +62,16 @@ def assign(target: Tensor, folds: int, seed: int = 0, groups: np.ndarray | None 
             f"{len(strata)} {'examples' if groups is None else 'groups'} cannot be divided into {folds} folds.",
             "Ask for fewer folds (at least 2), or use methods that need no out-of-fold predictions.",
         )
-    fold = np.empty(len(strata), dtype=np.int64)
     # In order of the stratum, ties in random order, folds are dealt out in turn: each stratum is spread as evenly as it can be.
-    fold[np.lexsort((random.random(len(strata)), strata))] = np.arange(len(strata)) % folds
+    order = np.lexsort((random.random(len(strata)), strata))
+    dealt = np.arange(len(strata)) % folds
+    if np.issubdtype(
+        strata.dtype, np.floating
+    ):  # in the same turn each round, the first fold would always get the least value
+        rounds = random.random((-(-len(strata) // folds), folds)).argsort(1)
+        dealt = rounds.reshape(-1)[: len(strata)]
+    fold = np.empty(len(strata), dtype=np.int64)
+    fold[order] = dealt
     return fold[member]
 
 

@@ -87,8 +87,16 @@ def fit(
                 remove(path / name)
         if (path / "manifest.json").exists():
             _check_same(path, resolved, corpus)
-            if Run(path).status == "complete":
-                return Run(path, corpus, resolved)
+            before = Run(path, corpus, resolved)
+            if before.status == "complete":
+                return before
+            threads = before.manifest["machine"]["threads"]
+            if threads != torch.get_num_threads():
+                warnings.warn(
+                    f"{path} was begun with {threads} threads and goes on with {torch.get_num_threads()}: the weights may "
+                    "differ in the last bits from those of an uninterrupted training.",
+                    stacklevel=2,
+                )
         elif any((path / name).exists() for name in ("checkpoints", "evidence")):
             raise RunError(
                 f"{path / 'manifest.json'} is missing, but the folder holds a run.", "Restore it, or use resume=False."

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from imprint import tasks
-from imprint.errors import EvidenceError, RunError
+from imprint.errors import EvidenceError, RunError, nearest
 from imprint.fitting import Data, Learner, Progress, Sampler, reporter
 from imprint.fitting.build import build, require_code
 from imprint.models import Estimator, load_encoder
 from imprint.recording import answers, tables
 from imprint.recording.checkpoints import Checkpoints
-from imprint.recording.collect import RECORDED, collect, missing
+from imprint.recording.collect import collect, missing
 from imprint.recording.evidence import DynamicsReader, OrderReader, RowsReader, derive_field
 from imprint.recording.files import read_json
 from imprint.recording.lock import held, writing
@@ -43,15 +43,18 @@ from imprint.recording.needs import (
 )
 
 if TYPE_CHECKING:
+    from imprint.answers import Answer
     from imprint.corpus import Corpus
 
 FORMAT = 1
 COLUMNS = {"outputs": "logits", "features": "features", "out_of_fold": "logits"}
-KINDS: dict[str, type[Need]] = {
-    "dynamics": Dynamics,
-    "outputs": Outputs,
-    "features": Features,
-    "out_of_fold": OutOfFold,
+# What is collected when evidence is asked for by its kind alone.
+DEFAULTS: dict[str, Need] = {
+    "order": Need("order", "order"),
+    "dynamics": Dynamics("logits"),
+    "outputs": Outputs("logits"),
+    "features": Features(),
+    "out_of_fold": OutOfFold("logits"),
 }
 
 
@@ -229,18 +232,10 @@ class Run:
         """
         if kind == "curves":
             return self.curves()
-        if kind not in KINDS and kind not in RECORDED:
-            from imprint.errors import nearest
-
-            raise EvidenceError(f"No evidence '{kind}'.", nearest(kind, [*KINDS, *RECORDED, "curves"]))
-        need = (
-            KINDS[kind]("logits")
-            if kind in ("dynamics", "outputs", "out_of_fold")
-            else Features()
-            if kind == "features"
-            else Need("order", "order")
-        )
-        collect(self, [need])
+        if kind not in DEFAULTS:
+            raise EvidenceError(f"No evidence '{kind}'.", nearest(kind, [*DEFAULTS, "curves"]))
+        if not self.has(kind):  # what is there is read, with however many folds it was collected
+            collect(self, [DEFAULTS[kind]])
         path = self.path / "evidence" / f"{kind}.lance"
         if kind == "dynamics":
             return DynamicsReader(path, len(self))
@@ -333,14 +328,14 @@ class Run:
         """Names of the stored answers."""
         return answers.names(self.path / "answers")
 
-    def answer(self, name: str) -> answers.StoredAnswer:
-        """A stored answer: `.spec()` and `.frame()`."""
+    def answer(self, name: str) -> Answer:
+        """A stored answer, as the type that was saved."""
         return answers.read(self.path / "answers", name)
 
-    def save_answer(self, answer: answers.Saveable) -> Path:
-        """Store an answer under its name; it is there in full or not at all."""
+    def save_answer(self, answer: Answer, name: str | None = None) -> Path:
+        """Store an answer under a name (by default that of its type); it is there in full or not at all."""
         with writing(self.path):
-            return answers.save(self.path / "answers", answer)
+            return answers.save(self.path / "answers", answer, name)
 
     def release(self) -> None:
         """Let go of encoded inputs that the fit still holds; they are encoded again when needed."""
