@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import imprint
 from imprint.corpus.splitting import assign, check, quotas, strata_of
 from imprint.errors import ColumnError
 
@@ -119,3 +122,10 @@ def test_fractions_that_are_none(wrong: dict) -> None:
 def test_only_classes_are_stratified(values: list, stratified: bool) -> None:
     assert (strata_of(pl.Series(values), "auto") is not None) == stratified
     assert strata_of(pl.Series([1, 2]), "regression") is None
+
+
+def test_fractions_overrule_a_column_that_looks_like_splits(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": range(100), "label": ["a", "b"] * 50, "split": ["train"] * 90 + ["test"] * 10})
+    corpus = imprint.open(frame, target="label", split={"train": 0.5, "test": 0.5}, store=tmp_path)
+    assert corpus.splits == {"train": 50, "test": 50}
+    assert corpus.roles.inputs == ("x",)

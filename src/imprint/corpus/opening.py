@@ -75,7 +75,13 @@ def open(
     """
     fractions = splitting.check(split) if isinstance(split, Mapping) else None
     asked = Asked.of(
-        target=target, inputs=inputs, id=id, split=None if fractions else split, group=group, weight=weight
+        target=target,
+        inputs=inputs,
+        id=id,
+        split=None if fractions else split,
+        group=group,
+        weight=weight,
+        resplit=fractions is not None,
     )
     if task not in TASKS:
         raise TargetError(f"Unknown task '{task}'.", nearest(str(task), TASKS))

@@ -40,7 +40,10 @@ class Roles:
 
 @dataclass(frozen=True)
 class Asked:
-    """The roles as the user (or the source itself) gave them; None = not said."""
+    """The roles as the user (or the source itself) gave them; None = not said.
+
+    `resplit` says that fractions were given: a column that looks like splits is then neither the split nor an input.
+    """
 
     inputs: tuple[str, ...] | None = None
     target: tuple[str, ...] | None = None
@@ -48,13 +51,14 @@ class Asked:
     split: str | None = None
     group: str | None = None
     weight: str | None = None
+    resplit: bool = False
 
     @staticmethod
     def of(**given: Any) -> Asked:
         """From what `imprint.open` was called with: a name or a list of names.
 
         >>> Asked.of(target="label", inputs=["a", "b"])
-        Asked(inputs=('a', 'b'), target=('label',), id=None, split=None, group=None, weight=None)
+        Asked(inputs=('a', 'b'), target=('label',), id=None, split=None, group=None, weight=None, resplit=False)
         """
         for role in ("inputs", "target"):
             if given.get(role) is not None:
@@ -101,15 +105,20 @@ def infer(sample: pl.DataFrame, asked: Asked, where: str) -> tuple[Roles, list[s
         notes.append(f"target: '{target[0]}' (named so)")
     spoken_for |= set(target)
 
-    split = asked.split
+    split, unused = asked.split, None
     if split is None:
         for name in named(SPLIT_NAMES):
-            if _looks_like_splits(sample[name]):
+            if not _looks_like_splits(sample[name]):
+                continue
+            if asked.resplit:
+                unused = name
+                notes.append(f"not used: '{name}' (the splits are drawn anew)")
+            else:
                 split = name
                 notes.append(
                     f"split: '{name}' (holds {', '.join(sorted(map(str, sample[name].drop_nulls().unique().to_list())))})"
                 )
-                break
+            break
     id_column = asked.id
     if id_column is None:
         for name in named(ID_NAMES):
@@ -128,7 +137,7 @@ def infer(sample: pl.DataFrame, asked: Asked, where: str) -> tuple[Roles, list[s
             weight = name
             notes.append(f"weight: '{name}' (named so)")
             break
-    taken = {*target, split, id_column, weight, asked.group}
+    taken = {*target, split, unused, id_column, weight, asked.group}
     inputs = asked.inputs
     if inputs is None:
         inputs = tuple(name for name in columns if name not in taken)
