@@ -73,7 +73,12 @@ def test_the_same_audit_again_trains_nothing(result: AuditResult, source: Path, 
         if hasattr(module, "train"):
             monkeypatch.setattr(module, "train", refuse)
     again = imprint.audit(
-        source, target="digit", learner=imprint.Learner(epochs=8, batch_size=32), out=result.out, seeds=2, progress=False
+        source,
+        target="digit",
+        learner=imprint.Learner(epochs=8, batch_size=32),
+        out=result.out,
+        seeds=2,
+        progress=False,
     )
     assert again.verdict.before == result.verdict.before
     assert again.findings.frame().equals(result.findings.frame())

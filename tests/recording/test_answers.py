@@ -11,7 +11,9 @@ from imprint.answers import Scores
 from imprint.errors import RunError
 from imprint.recording import answers
 
-FRAME = pl.DataFrame({"id": ["a", "b"], "el2n": [0.5, None], "group": [["x"], []], "evidence": [{"p": 0.1}, {"p": 0.9}]})
+FRAME = pl.DataFrame(
+    {"id": ["a", "b"], "el2n": [0.5, None], "group": [["x"], []], "evidence": [{"p": 0.1}, {"p": 0.9}]}
+)
 
 
 def scores(rows: pl.DataFrame) -> Scores:

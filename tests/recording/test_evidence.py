@@ -55,7 +55,7 @@ def test_index_order_is_what_a_loop_gives(visits: list[int]) -> None:
     for place, index in enumerate(visits):
         expected[index] = place
     ours = _in_index_order(torch.tensor(visits), values, 10)[:, 0].float()
-    torch.testing.assert_close(ours, torch.tensor(expected), equal_nan=True)
+    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float32), equal_nan=True)
 
 
 def test_blocks_are_cut_from_the_whole_also_after_compaction(tmp_path: Path) -> None:

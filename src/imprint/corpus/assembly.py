@@ -19,6 +19,10 @@ from imprint.corpus.store import Store
 from imprint.errors import ColumnError, IdError, SourceError, TargetError
 
 
+# Rows from which on columns are not copied into one piece of memory.
+LONG = 200_000
+
+
 def assemble(
     reading: Reading,
     folder: Path,
@@ -96,10 +100,8 @@ def assemble(
 
 
 def _joined(pieces: list[pl.Series]) -> pl.Series:
-    """The pieces as one series; the list is emptied, so that they are not held twice."""
-    whole = pl.concat(pieces, rechunk=True)
-    pieces.clear()
-    return whole
+    """The pieces as one series; long ones stay in pieces rather than being held twice."""
+    return pl.concat(pieces, rechunk=sum(map(len, pieces)) < LONG)
 
 
 def _ids(
@@ -125,7 +127,11 @@ def _ids(
         return roles, positions.alias("id")
     else:
         plan.notes.append("id: a hash of each row's content (no key column)")
-    whole = mix(content + mix(hash_series(target) + U64(1)))
+    whole = hash_series(target)
+    whole += U64(1)
+    mix(whole)
+    whole += content
+    mix(whole)
     return roles, content_ids(whole, parent.ids if parent is not None else None)
 
 

@@ -38,11 +38,13 @@ EXACT_INTEGERS = 1 << 53
 def mix(words: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser, element by element. The argument is overwritten and returned."""
     with np.errstate(over="ignore"):
-        words ^= words >> U64(30)
-        words *= U64(0xBF58476D1CE4E5B9)
-        words ^= words >> U64(27)
-        words *= U64(0x94D049BB133111EB)
-        words ^= words >> U64(31)
+        for start in range(0, len(words), ROWS_AT_ONCE):
+            part = words[start : start + ROWS_AT_ONCE]
+            part ^= part >> U64(30)
+            part *= U64(0xBF58476D1CE4E5B9)
+            part ^= part >> U64(27)
+            part *= U64(0x94D049BB133111EB)
+            part ^= part >> U64(31)
     return words
 
 
@@ -144,12 +146,12 @@ def content_ids(hashes: np.ndarray, taken: pl.Series | None = None) -> pl.Series
     >>> content_ids(np.array([7, 9, 7], dtype=np.uint64)).to_list()
     ['0000000000000007', '0000000000000009', '0000000000000007-1']
     """
+    repeats = _repeats(hashes)
     ids = hex_ids(hashes)
     if taken is not None and len(taken):
         stem = taken.str.slice(0, 16)
         taken = taken.filter(stem.is_in(ids.unique().implode()))
-    ordered = np.sort(hashes)
-    if (ordered[1:] != ordered[:-1]).all() and (taken is None or not len(taken)):
+    if not repeats and (taken is None or not len(taken)):
         return ids
     used = set(taken.to_list()) if taken is not None else set()
     table = pl.DataFrame({"id": ids}).with_columns(pl.int_range(pl.len()).over("id").alias("ordinal"))
@@ -171,6 +173,11 @@ def fingerprint(seeds: Sequence[str], columns: Sequence[np.ndarray | pl.Series])
         mixed = [mix(piece ^ place) for piece, place in zip(hashes, places, strict=True)]
         state.update(np.sum(mixed, axis=0, dtype=U64).astype("<u8").tobytes())
     return state.hexdigest()
+
+
+def _repeats(hashes: np.ndarray) -> bool:
+    ordered = np.sort(hashes)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def _skip_taken(table: pl.DataFrame, used: set[str]) -> pl.DataFrame:
@@ -279,10 +286,13 @@ def _sum_words(words_at: np.ndarray, starts: np.ndarray, lengths: np.ndarray) ->
             cells = slice(int(np.searchsorted(last, low, "right")), int(np.searchsorted(first, high, "left")))
             begin = np.maximum(first[cells], low)
             counts = np.minimum(last[cells], high) - begin
-            place = np.arange(low, high) - np.repeat(first[cells], counts)
-            words = words_at[np.repeat(starts[cells], counts) + 8 * place].astype(U64)
-            words &= FIRST_BYTES[np.minimum(np.repeat(lengths[cells], counts) - 8 * place, 8)]
-            words += (place + 1).astype(U64) * GOLDEN
+            word = np.arange(low, high)
+            words = words_at[np.repeat(starts[cells] - 8 * first[cells], counts) + 8 * word].astype(U64)
+            # The last word of a cell holds 1 to 8 bytes of it.
+            ends = (last[cells] <= high) & (counts > 0)
+            words[last[cells][ends] - 1 - low] &= FIRST_BYTES[((lengths[cells][ends] - 1) & 7) + 1]
+            words += (word + 1).astype(U64) * GOLDEN
+            words -= np.repeat(first[cells].astype(U64) * GOLDEN, counts)
             total[cells] += _segment_sums(mix(words), begin - low, counts)
     return total
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Reading:
         """Arrow batches of usable rows as the store takes them; the rest is kept or set aside."""
         plan = self.plan
         images = [name for name, kind in plan.kinds.items() if kind == "image"]
-        for batch in self.source.batches():
+        for batch in _ahead(self.source.batches()):
             self.seen += len(batch.frame)
             frame, positions = self._usable(batch)
             inputs = stored_inputs(frame, plan, self.source.name)
@@ -57,14 +58,9 @@ class Reading:
                 self.progress("open", self.seen, self.source.total or self.seen)
             if not len(frame):
                 continue
-            stored = to_stored(inputs)
+            (stored,) = to_stored(inputs.rechunk()).to_batches()
             cells = [
-                (
-                    name,
-                    pa.array(hashes[name].view(np.int64))
-                    if name in hashes
-                    else stored.column(stored_name(name)).combine_chunks(),
-                )
+                (name, pa.array(hashes[name].view(np.int64)) if name in hashes else stored.column(stored_name(name)))
                 for name in plan.kinds
             ]
             self.content.append(hash_rows(cells))
@@ -75,7 +71,7 @@ class Reading:
                     self._keep(role, frame[f"__{role}"])
             self.positions.append(positions)
             self.rows += len(frame)
-            yield from stored.combine_chunks().to_batches()
+            yield stored
 
     def _keep(self, role: str, values: pl.Series) -> None:
         self.columns.setdefault(role, []).append(values)
@@ -185,3 +181,12 @@ def _indicator_target(frame: pl.DataFrame, name: str) -> pl.Series:
     ).list.drop_nulls()
     missing = pl.any_horizontal(pl.all().is_null())
     return frame.select(pl.when(~missing).then(chosen).alias("target"))["target"]
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; the next one is read while this one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = thread.submit(next, batches, None)
+        while (batch := pending.result()) is not None:
+            pending = thread.submit(next, batches, None)
+            yield batch

@@ -58,8 +58,8 @@ def describe(corpus: Corpus, folder: Path, files: Mapping[str, Path]) -> None:
     if corpus.groups is not None:
         columns["group"] = corpus.groups
     for name, table in (("roles", pl.DataFrame(columns)), ("set_aside", corpus.set_aside)):
-        pieces = (piece for frame in table.iter_slices(1 << 16) for piece in _plain(frame).to_batches())
-        write_lance(pieces, _plain(table.clear()).schema, folder / f"{name}.lance")
+        pieces = (piece for frame in table.iter_slices(1 << 15) for piece in _plain(frame).to_batches())
+        write_lance(pieces, _plain(table.clear()).schema, folder / f"{name}.lance", cache=4 << 20)
     shapes: dict[str, list[int]] = {}
     for store in corpus.stores:
         shapes |= {name: list(shape) for name, shape in store.shapes.items()}

@@ -30,10 +30,11 @@ import pyarrow as pa
 from imprint.errors import ColumnError, ResourceError, SourceError
 
 FORMAT = 1
+STORAGE = "2.0"
 # Bytes that Lance buffers, over all columns, before it writes pages; its own default is 8 MiB per column.
 WRITE_CACHE = 16 << 20
 # Bytes of batches after which freed memory is given back to the system.
-RELEASE_EVERY = 32 << 20
+RELEASE_EVERY = 16 << 20
 # A store whose inputs take no more than this in memory is held there from its first read by row on.
 IN_MEMORY = 256 << 20
 
@@ -209,7 +210,7 @@ def commit(temporary: Path, final: Path, replace: bool = False) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
+def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path, cache: int = WRITE_CACHE) -> None:
     """Stream record batches into a new Lance data set. What the iterator raises comes out as it is."""
     import lance
 
@@ -231,7 +232,11 @@ def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path
 
     try:
         lance.write_dataset(
-            pa.RecordBatchReader.from_batches(schema, guarded()), str(path), mode="create", data_cache_bytes=WRITE_CACHE
+            pa.RecordBatchReader.from_batches(schema, guarded()),
+            str(path),
+            mode="create",
+            data_cache_bytes=cache,
+            data_storage_version=STORAGE,
         )
     except Exception:
         if raised:

@@ -4,8 +4,8 @@
     epoch-0007.state.safetensors    optimizer, random states, unfinished epoch; only of the two newest checkpoints
     epoch-0007.json                 scalars, and size and digest of the files above; written last: without it, no checkpoint
 
-Within a long epoch a checkpoint is called `epoch-0007-step-00001234` and lives until the next one. Of the complete epochs the first,
-the last, the best and a few evenly spaced ones are kept, the others are removed as the training goes.
+Within a long epoch a checkpoint is called `epoch-0007-step-00001234` and lives until two newer ones are there. Of the complete
+epochs the first, the last, the best and a few evenly spaced ones are kept, the others are removed as the training goes.
 """
 
 from __future__ import annotations

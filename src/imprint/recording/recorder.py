@@ -37,6 +37,7 @@ class Recorder:
     def __init__(self, folder: Path, task: Task, target: Tensor, mode: str = "logits") -> None:
         self.folder, self.task, self.target, self.mode = folder, task, target, mode
         self.size = len(target)
+        self._target_there = target  # on the device of the outputs
         self.filled = 0
         self.values: Tensor | None = None  # [visit, class] float16, or [visit, 4] for the summary
         self.indices: list[Tensor] = []
@@ -46,7 +47,7 @@ class Recorder:
         """Copy the batch into the buffer."""
         count = len(indices)
         values = outputs.reshape(count, -1) if self.mode == "logits" else self._summary(indices, outputs, loss)
-        if self.values is None or self.filled + count > len(self.values):
+        if self.values is None or self.filled + count > len(self.values) or self.values.device != values.device:
             self._grow(self.filled + count, values)
         assert self.values is not None
         self.values[self.filled : self.filled + count].copy_(values)
@@ -85,10 +86,11 @@ class Recorder:
 
     def visited(self) -> tuple[Tensor, Tensor]:
         """Indices of the unfinished epoch's visits, and what was recorded of each, on the CPU."""
-        if self.values is None:
+        if self.values is None or not self.indices:
             return torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float16)
         values = self.values[: self.filled].cpu().clamp(-FLOAT16_MAX, FLOAT16_MAX)
-        return torch.cat(self.indices).cpu(), values
+        where = self.indices[-1].device  # a restored part may lie on another device than what came since
+        return torch.cat([part.to(where) for part in self.indices]).cpu(), values
 
     def cut(self, last: int) -> None:
         """Forget every epoch after `last`."""
@@ -112,14 +114,18 @@ class Recorder:
 
     def _grow(self, least: int, like: Tensor) -> None:
         """A buffer of an epoch's usual size; a sampler that repeats examples makes it grow."""
-        length = max(self.size, least if self.values is None else 2 * len(self.values), least)
+        length = max(self.size, least)
+        if self.values is not None and least > len(self.values):
+            length = max(length, 2 * len(self.values))
         values = torch.empty(length, like.shape[1], dtype=torch.float16, device=like.device)
         if self.values is not None:
             values[: self.filled].copy_(self.values[: self.filled])
         self.values = values
 
     def _summary(self, indices: Tensor, outputs: Tensor, loss: Tensor) -> Tensor:
-        target = self.target.to(outputs.device).index_select(0, indices)
+        if self._target_there.device != outputs.device:
+            self._target_there = self.target.to(outputs.device)
+        target = self._target_there.index_select(0, indices)
         margin, correct = self.task.margin(outputs, target), self.task.correct(outputs, target)
         return torch.stack([loss, margin, (-loss).exp(), correct.float()], 1)
 

@@ -306,7 +306,7 @@ class Run:
                 if isinstance(metrics, dict):
                     one |= {f"{split}_{metric}": value for metric, value in metrics.items()}
             flat.append(one)
-        return pl.DataFrame(flat)
+        return pl.DataFrame(flat, infer_schema_length=None)
 
     def held_out_loss(self) -> Tensor:
         """Mean loss in nats on the validation split (else the test split) after each epoch; empty where it was not measured."""
