@@ -11,8 +11,7 @@ BIN := $(VENV)/bin
 # Test processes. Each is held to one thread, so that they do not fight for the cores.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 DEMO_OUT ?= out/demo
-# Trainings before and after the edits; the audit's own default is 5, which takes longer than a first look should.
-DEMO_SEEDS ?= 3
+DEMO_SEEDS ?= 5
 
 .PHONY: help demo test lint types format bench docs docs-serve clean
 

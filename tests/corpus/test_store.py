@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import imprint
 from imprint.corpus import opening
 from imprint.corpus.kinds import kinds_of, modality_of
+from imprint.corpus.plan import settle
+from imprint.corpus.reading import Reading
 from imprint.corpus.roles import Asked, infer
+from imprint.corpus.sources import source_of
 from imprint.corpus.sources.delimited import Delimited
 from imprint.corpus.store import given_name, stored_name
 from imprint.errors import ColumnError, ImprintError, ResourceError
@@ -268,3 +272,38 @@ def test_the_last_net_names_the_source(source: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(opening, "ingest", raises)
     with pytest.raises(ImprintError, match=r"t\.csv cannot be read: something new"):
         imprint.open(source)
+
+
+def test_reading_holds_on_to_nothing_but_its_one_dimensional_columns(tmp_path: Path) -> None:
+    """A slice of an Arrow batch keeps the whole batch alive; 5 million rows must not add up in memory."""
+    rows, width = 60_000, 20
+    columns = {f"c{k}": np.arange(rows, dtype=np.float64) + k for k in range(width)}
+    frame = pl.DataFrame(columns).with_columns(
+        label=pl.col("c0").cast(pl.Int64) % 3, group=pl.format("group {}", pl.col("c0") % 500)
+    )
+    frame.write_parquet(tmp_path / "t.parquet", row_group_size=10_000)
+    source = source_of(tmp_path / "t.parquet")
+    reading = Reading(source, settle(source, Asked(group="group"), None), None)
+    before = pa.total_allocated_bytes()
+    assert sum(len(batch) for batch in reading.batches()) == rows
+    held = pa.total_allocated_bytes() - before
+    # Inputs are rows * width * 8 = 9.6 MB; a target of 8 bytes and a group of about 20 are kept per row.
+    assert held < 60 * rows
+
+
+def test_shards_and_sharded_stores_are_whole_after_many_batches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Columns longer than `LONG` stay in pieces; nothing of that shows."""
+    monkeypatch.setattr("imprint.corpus.assembly.LONG", 10)
+    frame = pl.DataFrame({"x": range(500), "label": [f"class {k % 7}" for k in range(500)]})
+    for k in range(5):
+        frame[100 * k : 100 * k + 100].write_parquet(tmp_path / f"{k}.parquet")
+    corpus = imprint.open(tmp_path)
+    assert corpus.target.n_chunks() == 5
+    assert corpus.target.to_list() == frame["label"].to_list()
+    child = corpus.drop(corpus.ids[100:150]).relabel({corpus.ids[499]: "class 0"})
+    assert child.frame()["x"].to_list() == [*range(100), *range(150, 500)]
+    assert child.target.to_list()[-1] == "class 0"
+    child.save(tmp_path / "saved")
+    assert imprint.open(tmp_path / "saved").fingerprint == child.fingerprint

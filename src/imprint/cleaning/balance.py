@@ -22,7 +22,7 @@ RARE = 0.1
     "clean", "imbalance", kind="imbalance", tasks=["classification", "multilabel"], needs=[Target(), Classes()],
     higher="the class has less of its even share of the examples", source="He, Garcia 2009, IEEE TKDE 21(9)",
 )  # fmt: skip
-def imbalance(target: Num[Tensor, example * label], classes: Sequence[Any]) -> Flags:
+def imbalance(target: Num[Tensor, "example *label"], classes: Sequence[Any]) -> Flags:
     """Classes with less than a tenth of their even share of the training examples; one finding per class, with no id.
 
     Severity = 1 - examples / even share. For multilabel targets the even share is the mean number of examples per label.

@@ -42,7 +42,7 @@ RESIDUAL_Z = 5.0
 
 
 def memorised(
-    probabilities: Float[Tensor, "epoch example *label"], target: Num[Tensor, example * label]
+    probabilities: Float[Tensor, "epoch example *label"], target: Num[Tensor, "example *label"]
 ) -> Float[Tensor, "example epoch"]:
     """Whether the model has given in to a doubted label in each epoch: 1 or 0, NaN for labels that are not doubted.
 

@@ -18,7 +18,6 @@ from imprint.corpus.roles import Roles
 from imprint.corpus.store import Store
 from imprint.errors import ColumnError, IdError, SourceError, TargetError
 
-
 # Rows from which on columns are not copied into one piece of memory.
 LONG = 200_000
 

@@ -74,7 +74,7 @@ class Reading:
             yield stored
 
     def _keep(self, role: str, values: pl.Series) -> None:
-        self.columns.setdefault(role, []).append(values)
+        self.columns.setdefault(role, []).append(_own(values))
 
     def _usable(self, batch: Batch) -> tuple[pl.DataFrame, pl.Series]:
         """Rows that have a target, a split, a weight and a group where these are asked for."""
@@ -181,6 +181,14 @@ def _indicator_target(frame: pl.DataFrame, name: str) -> pl.Series:
     ).list.drop_nulls()
     missing = pl.any_horizontal(pl.all().is_null())
     return frame.select(pl.when(~missing).then(chosen).alias("target"))["target"]
+
+
+def _own(values: pl.Series) -> pl.Series:
+    """A copy. A column that came from Arrow holds on to the whole batch that it came with."""
+    arrow = values.to_arrow()
+    whole = pl.from_arrow(pa.concat_arrays([arrow, arrow.slice(0, 0)]))
+    assert isinstance(whole, pl.Series)
+    return whole.alias(values.name)
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import numpy as np
@@ -30,7 +30,8 @@ import pyarrow as pa
 from imprint.errors import ColumnError, ResourceError, SourceError
 
 FORMAT = 1
-STORAGE = "2.0"
+# Lance's format 2.0 takes up to twice the space of 2.1, is written in a quarter of its time and scanned in half.
+STORAGE: Literal["2.0"] = "2.0"
 # Bytes that Lance buffers, over all columns, before it writes pages; its own default is 8 MiB per column.
 WRITE_CACHE = 16 << 20
 # Bytes of batches after which freed memory is given back to the system.

@@ -210,10 +210,10 @@ def _power_of_two(value: float) -> int:
 
 
 def _batch_size(n: int, images: bool) -> int:
-    """Images: 128, less for small sets. Heads: about n/128 up to 512, and beyond 250k examples grown on to 8192."""
+    """Images: 128, less for small sets. Heads: about n/64 up to 512, and beyond 250k examples grown on to 8192."""
     if images:
         return min(128, max(16, _power_of_two(n / 32)))
-    return min(512, max(32, _power_of_two(n / 128))) if n <= 250_000 else min(8192, _power_of_two(n / 512))
+    return min(512, max(64, _power_of_two(n / 64))) if n <= 250_000 else min(8192, _power_of_two(n / 512))
 
 
 def _epochs(n: int, batch_size: int, images: bool, task: str = "classification") -> int:

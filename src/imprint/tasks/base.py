@@ -63,24 +63,24 @@ class Task(ABC):
     def decode(self, encoded: Tensor) -> pl.Series:
         """The inverse of `encode`."""
 
-    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, example * axes]:
+    def outputs(self, module: nn.Module, batch: Batch) -> Float[Tensor, "example *axes"]:
         """What the model says about a batch (logits, or values in units of the encoded target)."""
         return module(batch.inputs)
 
     @abstractmethod
-    def loss(self, outputs: Float[Tensor, example * axes], batch: Batch) -> Float[Tensor, " example"]:
+    def loss(self, outputs: Float[Tensor, "example *axes"], batch: Batch) -> Float[Tensor, " example"]:
         """Unweighted loss of each example."""
 
     @abstractmethod
-    def margin(self, outputs: Float[Tensor, example * axes], target: Tensor) -> Float[Tensor, " example"]:
+    def margin(self, outputs: Float[Tensor, "example *axes"], target: Tensor) -> Float[Tensor, " example"]:
         """How clearly the model agrees with the target; higher = more clearly, above zero = agrees (classification)."""
 
     @abstractmethod
-    def predict(self, outputs: Float[Tensor, example * axes]) -> Tensor:
+    def predict(self, outputs: Float[Tensor, "example *axes"]) -> Tensor:
         """Encoded prediction of each example."""
 
     @abstractmethod
-    def correct(self, outputs: Float[Tensor, example * axes], target: Tensor) -> Bool[Tensor, " example"]:
+    def correct(self, outputs: Float[Tensor, "example *axes"], target: Tensor) -> Bool[Tensor, " example"]:
         """Does the prediction agree with the target? (regression: nearer than the target's spread)"""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Task(ABC):
     def headline(self) -> str:
         """Name of the metric that verdicts are made on; higher is better."""
 
-    def probabilities(self, outputs: Float[Tensor, example * axes]) -> Float[Tensor, example * axes]:
+    def probabilities(self, outputs: Float[Tensor, "example *axes"]) -> Float[Tensor, "example *axes"]:
         """Predicted probabilities with the outputs' shape. Tasks without probabilities raise `MethodError`."""
         from imprint.errors import MethodError
 

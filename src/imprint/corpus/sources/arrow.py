@@ -15,7 +15,8 @@ from imprint.corpus.sources.base import SAMPLE_ROWS, Batch, Source, numbered
 from imprint.errors import SourceError
 
 # Rows per batch; fewer where a row is large, so that a batch stays near this many bytes.
-BATCH_ROWS, BATCH_BYTES = 1 << 16, 32 << 20
+BATCH_ROWS, BATCH_BYTES = 1 << 15, 16 << 20
+READ_BUFFER = 1 << 20
 
 
 class ArrowFiles(Source):
@@ -76,8 +77,8 @@ class ArrowFiles(Source):
 
     def _batches(self, path: Path, rows: int) -> Iterator[pa.RecordBatch]:
         if self.format == "parquet":
-            # Without read-ahead a row group is decoded page by page instead of being held whole.
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            # Without read-ahead and with a buffer a row group is decoded page by page instead of being held whole.
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BUFFER) as file:
                 yield from file.iter_batches(batch_size=rows)
         else:
             with pa.OSFile(str(path)) as stream, _ipc(stream) as reader:
