@@ -5,7 +5,7 @@ Nothing here finds anything by itself; it asks the verbs with good defaults and 
     OUT/report.html       for people                      OUT/run/        the recorded training, with all answers
     OUT/findings.parquet  for machines                    OUT/corpus/     the corpus after the suggested edits
     OUT/summary.json      the figures of the report       OUT/verify/     trainings of the verification, for resuming
-    OUT/recipe.yaml       repeats the audit
+    OUT/recipe.yaml       repeats the audit               OUT/store/      the corpus as it was opened, which the run reads
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def audit(
                 if isinstance(source, Corpus)
                 else open(
                     source, target=target, inputs=inputs, id=id, split=split, group=group, weight=weight, task=task,
-                    seed=learner.seed, progress=told,
+                    store=out / "store", seed=learner.seed, progress=told,
                 )
             )  # fmt: skip
         with clock("fit"):

@@ -100,12 +100,16 @@ def roles(corpus: Any) -> dict[str, Any]:
 
 
 def curves(run: Run) -> pl.DataFrame | None:
-    """Learning curves with columns SPLIT_MEASURE."""
+    """Learning curves with columns SPLIT_MEASURE: the loss where it is in the unit of the training loss, and the headline metric."""
     table = run.curves()
     if not len(table):
         return None
-    wanted = [name for name in table.columns if name.endswith(("_loss", f"_{run.task.headline}"))]
-    return table.select("epoch", pl.col("loss").alias("train_loss"), *[name for name in wanted if name != "train_loss"])
+    columns = {"loss": "train_loss"}
+    for split in run.corpus.splits:
+        columns[f"{split}_{run.task.headline}"] = f"{split}_{run.task.headline}"
+        if split != "train":
+            columns[f"{split}_nll"] = f"{split}_loss"
+    return table.select("epoch", *[pl.col(name).alias(said) for name, said in columns.items() if name in table.columns])
 
 
 def duplicates(findings: Findings) -> pl.DataFrame | None:

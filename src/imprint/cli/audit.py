@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imprint.auditing.recipe import Recipe
 
 # What an audit writes; --fresh removes these and nothing else.
-PRODUCTS = ("report.html", "findings.parquet", "recipe.yaml", "summary.json", "corpus", "run", "verify")
+PRODUCTS = ("report.html", "findings.parquet", "recipe.yaml", "summary.json", "corpus", "run", "store", "verify")
 QUICK_SEEDS = 2
 
 Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
@@ -122,7 +122,7 @@ def perform(recipe: Recipe, *, fresh: bool, open_report: bool, as_json: bool) ->
     from imprint.auditing import audit
 
     learner = o.learner_of(**recipe.learner.model_dump(), task=recipe.task)
-    with o.making(recipe.out, "recipe.yaml") as folder, Stages() as stages:
+    with o.making(recipe.out, "recipe.yaml", "store") as folder, Stages() as stages:
         prepare(recipe, folder, fresh)
         result = audit(
             recipe.source, target=recipe.target, inputs=recipe.inputs, id=recipe.id, split=recipe.split, group=recipe.group,

@@ -83,11 +83,12 @@ def command(
         model=model, task=task, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
         weight_decay=weight_decay, schedule=schedule, augment=augment, ema=ema, precision=precision, device=device, seed=seed,
     )  # fmt: skip
-    with o.making(out) as folder, Stages() as stages:
+    with o.making(out, "store") as folder, Stages() as stages:
         corpus = open_corpus(
             path,
             **o.roles(target, inputs, id, split, group, weight),
             task=task,
+            store=folder / "store",
             seed=seed,
             progress=stages,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,7 +202,8 @@ def making(out: str | Path, *beside: str) -> Iterator[Path]:
         new = {one.name for one in folder.iterdir()} - (there or set())
         if new <= {*beside, "lock"}:
             for name in new:
-                (folder / name).unlink(missing_ok=True)
+                one = folder / name
+                shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
             if there is None:
                 folder.rmdir()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import warnings
 from collections.abc import Iterator
@@ -206,6 +207,7 @@ def write_manifest(path: Path, corpus: Corpus, task: tasks.Task, *, learner: dic
     """Write the manifest of a run that begins or goes on; the time of the first sitting stays."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = read_json(path / "manifest.json") if (path / "manifest.json").exists() else {}
+    folder = _folder(corpus)
     write_json(
         path / "manifest.json",
         {
@@ -223,7 +225,8 @@ def write_manifest(path: Path, corpus: Corpus, task: tasks.Task, *, learner: dic
                 "splits": dict(corpus.splits),
                 "modality": corpus.modality,
                 "kinds": dict(corpus.kinds),
-                "folder": _folder(corpus),
+                "folder": None if folder is None else str(folder),
+                "beside": None if folder is None else os.path.relpath(folder, path.resolve()),
             },
             "checkpoints": _policy(keep),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -308,9 +311,9 @@ def _status(path: Path) -> Iterator[None]:
         raise
 
 
-def _folder(corpus: Corpus) -> str | None:
+def _folder(corpus: Corpus) -> Path | None:
     """Where `imprint.load` finds the corpus again: its store. An edited version has none of its own and must be given."""
-    return str(corpus.stores[0].folder) if len(corpus.stores) == 1 and not corpus.edits else None
+    return corpus.stores[0].folder if len(corpus.stores) == 1 and not corpus.edits else None
 
 
 def _version(package: str) -> str | None:

@@ -382,8 +382,11 @@ def values_of(task: tasks.Task) -> tuple[Any, ...]:
 def _find_corpus(run: Run) -> Corpus:
     from imprint.corpus import Corpus
 
-    said = run.manifest["corpus"].get("folder")
-    for folder in [Path(said)] if said else []:
+    about = run.manifest["corpus"]
+    # A run and a store that lie together may be moved together.
+    places = [Path(about["folder"])] if about.get("folder") else []
+    places += [run.path / about["beside"]] if about.get("beside") else []
+    for folder in places:
         if folder.is_dir():
             corpus = Corpus.load(folder)
             if corpus.fingerprint == run.fingerprint:
