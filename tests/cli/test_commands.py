@@ -205,3 +205,18 @@ def test_audit_from_source_to_report(imprint: Imprint, table: Path, tmp_path: Pa
     assert again.status == 0, again.err
     assert again.json["findings"] == document["findings"]
     shutil.rmtree(out)
+
+
+def test_a_run_may_be_moved_and_the_cache_emptied(
+    imprint: Imprint, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `fit` was given lies with the run, so neither the source nor a cache is needed to ask it more."""
+    source = tmp_path / "copy.csv"
+    shutil.copy(table, source)
+    imprint("fit", source, "--target", "label", "--epochs", 2, "--out", tmp_path / "here")
+    source.unlink()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").rename(tmp_path / "there" / "run")
+    monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "empty"))
+    said = imprint("clean", tmp_path / "there" / "run", "--json")
+    assert said.status == 0
