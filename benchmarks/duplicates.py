@@ -96,7 +96,7 @@ def datasketch(made: list[str]) -> set[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["texts", "images"])
+    parser.add_argument("what", nargs="?", default="texts", choices=["texts", "images"])
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=0, help="print this many of the other flags")

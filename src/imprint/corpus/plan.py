@@ -104,6 +104,8 @@ def settle(source: Source, asked: Asked, parent: Corpus | None) -> Plan:
 
 def stored_inputs(frame: pl.DataFrame, plan: Plan, name: str) -> pl.DataFrame:
     """The input columns in the types of the store."""
+    if not plan.types and all(kind != "array" for kind in plan.kinds.values()):
+        return frame[list(plan.kinds)]  # no expression, no engine: this is called for every block
     columns = []
     for column, kind in plan.kinds.items():
         expression = pl.col(column)

@@ -79,7 +79,11 @@ class Reading:
     def _usable(self, batch: Batch) -> tuple[pl.DataFrame, pl.Series]:
         """Rows that have a target, a split, a weight and a group where these are asked for."""
         plan, roles = self.plan, self.plan.roles
-        frame = batch.frame.with_columns(self._target(batch.frame).alias("__target"))
+        target = self._target(batch.frame).alias("__target")
+        frame = batch.frame.hstack([target])
+        asked = (roles.id, roles.split, roles.group, roles.weight, *plan.shapes)
+        if not (target.null_count() or target.dtype.is_float() or any(asked)):
+            return frame, batch.positions
         reason: Any = pl.when(pl.col("__target").is_null()).then(pl.lit("target missing"))
         if frame.schema["__target"].is_float():
             reason = reason.when(pl.col("__target").is_infinite()).then(pl.lit("target infinite"))
