@@ -220,3 +220,11 @@ def test_a_run_may_be_moved_and_the_cache_emptied(
     monkeypatch.setenv("IMPRINT_HOME", str(tmp_path / "empty"))
     said = imprint("clean", tmp_path / "there" / "run", "--json")
     assert said.status == 0
+
+
+def test_what_was_rejected_in_the_report_is_left_out(tmp_path: Path) -> None:
+    from imprint.cli.clean import read_findings
+
+    file = tmp_path / "decisions.csv"
+    file.write_text("id,suggestion,decision\n001,drop,accept\n002,drop,reject\n003,drop,\n")
+    assert read_findings(str(file))["id"].to_list() == ["001", "003"]

@@ -159,7 +159,8 @@ def advice(row: dict[str, Any]) -> str:
 
 
 def read_findings(path: str) -> Any:
-    """A table of findings that a user may have edited: .parquet, .csv or .jsonl.
+    """A table of findings that a user may have edited: .parquet, .csv or .jsonl; or the decisions downloaded from a report, of
+    which those that were rejected are left out.
 
     Raises:
         SourceError: No such file, not readable, or without the columns id and suggestion.
@@ -189,4 +190,6 @@ def read_findings(path: str) -> Any:
             f"'{path}' has no column {' and no column '.join(map(repr, missing))}.",
             "Write it with: imprint clean RUN --out FILE",
         )
+    if "decision" in frame.columns:
+        frame = frame.filter(pl.col("decision").fill_null("") != "reject")
     return frame

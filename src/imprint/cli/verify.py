@@ -44,6 +44,7 @@ def command(
       imprint verify runs/base --seeds 10
       imprint clean runs/base --out findings.csv      then delete lines you reject
       imprint verify runs/base --findings findings.csv
+      imprint verify audit/run --findings decisions.csv   as decided in the report
       imprint verify runs/base --kind label
 
     What the output means:
