@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from imprint.corpus.kinds import array_shape
 from imprint.corpus.plan import Plan, stored_inputs
 from imprint.corpus.roles import canonical_splits
 from imprint.corpus.sources import Aside, Batch, Source
-from imprint.corpus.store import stored_name, to_stored
+from imprint.corpus.store import ahead, stored_name, to_stored
 from imprint.errors import ColumnError, SourceError, TargetError
 
 # As `imprint.fitting.progress.Progress`, which stands above this package: (label, done, total).
@@ -47,7 +46,7 @@ class Reading:
         """Arrow batches of usable rows as the store takes them; the rest is kept or set aside."""
         plan = self.plan
         images = [name for name, kind in plan.kinds.items() if kind == "image"]
-        for batch in _ahead(self.source.batches()):
+        for batch in ahead(self.source.batches()):
             self.seen += len(batch.frame)
             frame, positions = self._usable(batch)
             inputs = stored_inputs(frame, plan, self.source.name)
@@ -193,12 +192,3 @@ def _own(values: pl.Series) -> pl.Series:
     whole = pl.from_arrow(pa.concat_arrays([arrow, arrow.slice(0, 0)]))
     assert isinstance(whole, pl.Series)
     return whole.alias(values.name)
-
-
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; the next one is read while this one is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        pending = thread.submit(next, batches, None)
-        while (batch := pending.result()) is not None:
-            pending = thread.submit(next, batches, None)
-            yield batch

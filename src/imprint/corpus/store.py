@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,6 +28,8 @@ import polars as pl
 import pyarrow as pa
 
 from imprint.errors import ColumnError, ResourceError, SourceError
+
+Item = TypeVar("Item")
 
 FORMAT = 1
 # Lance's format 2.0 takes up to twice the space of 2.1, is written in a quarter of its time and scanned in half.
@@ -220,7 +222,7 @@ def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path
     def guarded() -> Iterator[pa.RecordBatch]:
         try:
             held = 0
-            for batch in batches:
+            for batch in ahead(batches):
                 held += batch.nbytes
                 if held > RELEASE_EVERY:
                     release_memory()
@@ -243,6 +245,16 @@ def write_lance(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path
         if raised:
             raise raised[0] from None
         raise
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; the next one is made while this one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        end = object()
+        pending = thread.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def release_memory() -> None:

@@ -21,7 +21,7 @@ FREE_BYTES, RATIO = 64 << 20, 200
 # The longest record (a CSV row, a JSON line). A longer one is taken for an unclosed quote or a file of another format.
 LONGEST_RECORD = 32 << 20
 # Bytes read at a time. Larger blocks parse little faster and cost several times their size in memory.
-BLOCK = 2 << 20
+BLOCK = 4 << 20
 SUFFIXES = {".gz": "gzip", ".xz": "xz", ".zst": "zstandard", ".bz2": "bzip2"}
 BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
