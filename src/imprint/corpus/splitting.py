@@ -125,7 +125,9 @@ def _order(stratum: np.ndarray, key: np.ndarray) -> np.ndarray:
     if bits:
         key >>= U64(bits)
         key |= stratum.astype(U64) << U64(64 - bits)
-    return np.argsort(key)  # keys are hashes and as good as never equal; the vectorised sort is several times faster than a stable one
+    return np.argsort(
+        key
+    )  # keys are hashes and as good as never equal; the vectorised sort is several times faster than a stable one
 
 
 def _by_groups(
