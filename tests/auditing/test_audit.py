@@ -101,3 +101,13 @@ def test_mistakes_are_refused_before_any_work(source: Path, tmp_path: Path) -> N
     with pytest.raises(ImprintError, match="digits"):
         imprint.audit(source, target="digits", out=tmp_path / "out")
     assert not (tmp_path / "out" / "run").exists()
+
+
+def test_where_nothing_can_be_verified_the_report_says_why(source: Path, tmp_path: Path) -> None:
+    learner = imprint.Learner(epochs=2, batch_size=32)
+    result = imprint.audit(
+        source, target="digit", learner=learner, methods=["imbalance"], out=tmp_path / "out", seeds=1, progress=False
+    )
+    assert result.verdict is None
+    assert "nothing to verify" in result.notes[-1]
+    assert "nothing to verify" in result.report.read_text()

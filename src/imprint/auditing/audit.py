@@ -171,7 +171,7 @@ def audit(
         )  # fmt: skip
         with clock("report"):
             report = write_report(
-                out / "report.html", material_of(run, scores, findings, verdict, clock.seconds, recipe, out)
+                out / "report.html", material_of(run, scores, findings, verdict, clock.seconds, recipe, out, notes)
             )
     if recipe is not None:
         recipe.save(out / "recipe.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def material_of(
     seconds: Mapping[str, float],
     recipe: Recipe | None,
     out: Path,
+    notes: Sequence[str] = (),
 ) -> Material:
     """The material of the report on a run.
 
@@ -39,6 +40,7 @@ def material_of(
         seconds: Stage -> seconds.
         recipe: What repeats the audit, if a recipe can.
         out: The audit's folder.
+        notes: What to know beside the figures.
     """
     corpus = run.corpus
     input_columns = list(corpus.roles.inputs)
@@ -55,7 +57,7 @@ def material_of(
         splits=corpus.splits,
         fingerprint=corpus.fingerprint,
         roles=roles(corpus),
-        notes=(*corpus.notes, *findings.notes),
+        notes=(*corpus.notes, *notes),
         set_aside=corpus.set_aside if len(corpus.set_aside) else None,
         curves=curves(run),
         duplicates=duplicates(findings),
