@@ -143,6 +143,26 @@ def lookup(verb: str, name: str) -> Method:
     return _METHODS[verb, name]
 
 
+def named(verb: str, methods: str | Sequence[str]) -> list[Method]:
+    """The methods of these names, or of this one name, each once; an unknown one raises `MethodError`."""
+    names = [methods] if isinstance(methods, str) else list(dict.fromkeys(methods))
+    return [lookup(verb, name) for name in names]
+
+
+def asked(verb: str, methods: str | Sequence[str], run: Any, trainings: bool = False) -> list[Method]:
+    """The methods that a verb was asked for.
+
+    Args:
+        verb: The verb.
+        methods: Names, or "auto": all that serve the run's task and data.
+        run: The run.
+        trainings: Whether "auto" takes in methods whose evidence costs further trainings.
+    """
+    if methods == "auto":
+        return [one for one in registered(verb) if one.serves(run) and (trainings or not one.trainings)]
+    return named(verb, methods)
+
+
 def needs_of(methods: Iterable[Method]) -> set[Need]:
     """The union of the recorded evidence that these methods read, also through derived values."""
     return {base for one in methods for need in one.needs for base in _recorded(need)}

@@ -27,7 +27,7 @@ from imprint.cleaning import clean
 from imprint.corpus import Corpus, open
 from imprint.errors import MethodError, RecipeError
 from imprint.fitting import Learner, Progress, reporter
-from imprint.methods import lookup
+from imprint.methods import named
 from imprint.recording import Run, fit
 from imprint.reporting import write_report
 from imprint.scoring import score
@@ -184,8 +184,7 @@ def check_methods(methods: str | Sequence[str]) -> str | list[str]:
     """The clean methods that were asked for; an unknown name is refused before any work."""
     if methods == "auto":
         return "auto"
-    names = [methods] if isinstance(methods, str) else list(methods)
-    return [lookup("clean", name).name for name in names]
+    return [one.name for one in named("clean", methods)]
 
 
 def recipe_of(*, source: Any, learner: Learner, out: Path, corpus: Corpus, **settings: Any) -> Recipe | None:

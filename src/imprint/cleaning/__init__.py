@@ -36,7 +36,7 @@ from imprint.cleaning.trajectories import (
     trajectory_residual,
 )  # fmt: skip
 from imprint.errors import EvidenceError, MethodError, nearest
-from imprint.methods import Method, evaluate, evaluate_all, lookup, registered
+from imprint.methods import Method, asked, evaluate, evaluate_all
 
 __all__ = [
     "Flags",
@@ -85,11 +85,7 @@ def clean(run: Any, methods: str | Sequence[str] = "auto", folds: int | None = N
     """
     began = time.perf_counter()
     auto = isinstance(methods, str) and methods == "auto"
-    if auto:
-        chosen = [one for one in registered("clean") if one.serves(run) and (folds or not one.trainings)]
-    else:
-        names = [methods] if isinstance(methods, str) else list(dict.fromkeys(methods))
-        chosen = [lookup("clean", name) for name in names]
+    chosen = asked("clean", methods, run, trainings=bool(folds))
     if folds:
         chosen = [one.with_folds(folds) for one in chosen]
     flags, notes = _asked(chosen, run, auto)

@@ -88,6 +88,7 @@ def command(
                         higher = worse), suggestion (drop, relabel, review)
       corpus/           the data after the suggested edits, ids kept
       run/              the recorded training: imprint show DIR/run
+      store/            the data as it was read, which the run looks up
       recipe.yaml       repeat it: imprint run DIR/recipe.yaml
 
     How to read the verdict: the change of the test metric from before to after the

@@ -64,8 +64,9 @@ def command(
     folder = o.run_folder(run)
     chosen = [lookup("clean", name).name for name in methods or []]
     kinds_asked = kinds_of(kind)
-    answer = clean(load(folder), chosen or "auto")
-    o.keep(folder, answer, chosen)
+    loaded = load(folder)
+    answer = clean(loaded, chosen or "auto")
+    o.keep(loaded, answer, chosen)
     findings = only(answer, kinds_asked)
     frame = findings.frame()
     kinds = by_kind(frame)

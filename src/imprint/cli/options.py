@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imprint.errors import ColumnError, ImprintError, RunError, SourceError, nearest
+
+if TYPE_CHECKING:
+    from imprint.recording import Run
 
 Source = Annotated[
     str,
@@ -209,14 +212,14 @@ def making(out: str | Path, *beside: str) -> Iterator[Path]:
         raise
 
 
-def keep(run: Path, answer: Any, asked: list[str]) -> None:
+def keep(run: Run, answer: Any, asked: list[str]) -> None:
     """Save an answer in its run, under its kind and what was asked for beyond the defaults; a run that is read-only stays as it is."""
     from imprint.cli.output import note
     from imprint.errors import ResourceError
 
     name = "-".join([answer.name, *asked])
     try:
-        answer.save(run / "answers" / name)
+        run.save_answer(answer, name)
     except ResourceError:
         raise
     except (ImprintError, OSError) as error:

@@ -53,8 +53,9 @@ def command(
 
     folder = o.run_folder(run)
     chosen = [lookup("score", name) for name in methods or []]
-    scores = score(load(folder), [one.name for one in chosen] or "auto")
-    o.keep(folder, scores, [one.name for one in chosen])
+    loaded = load(folder)
+    scores = score(loaded, [one.name for one in chosen] or "auto")
+    o.keep(loaded, scores, [one.name for one in chosen])
     frame = scores.frame()
     names = list(scores.methods)
     by = by or names[0]

@@ -72,7 +72,7 @@ def command(
     with Stages() as stages:
         answer = clean(loaded) if frame is None else as_findings(frame, loaded)
         verdict = verify(answer, loaded, seeds=seeds, kinds=kinds, path=kept(folder), progress=stages)
-    o.keep(folder, verdict, [*(["file"] if findings else []), *(kinds or [])])
+    o.keep(loaded, verdict, [*(["file"] if findings else []), *(kinds or [])])
     if as_json:
         emit({"run": str(folder), **document(verdict), "cost": verdict.cost, "notes": list(verdict.notes)})
         return

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from imprint.answers import Scores
-from imprint.methods import evaluate_all, lookup, registered
+from imprint.methods import asked, evaluate_all
 from imprint.scoring.dynamics import (
     aum,
     confidence,
@@ -48,11 +48,7 @@ def score(run: Any, methods: str | Sequence[str] = "auto") -> Scores:
         EvidenceError: If evidence is missing and cannot be collected.
     """
     began = time.perf_counter()
-    if methods == "auto":
-        chosen = [one for one in registered("score") if one.serves(run) and not one.trainings]
-    else:
-        names = [methods] if isinstance(methods, str) else list(dict.fromkeys(methods))
-        chosen = [lookup("score", name) for name in names]
+    chosen = asked("score", methods, run)
     values = evaluate_all(chosen, run)
     table = run.examples.select("id", "position", "split")[run.rows("train")].with_columns(
         pl.Series(one.name, values[one.name].numpy()) for one in chosen

@@ -91,7 +91,7 @@ def verify(
         test, left_out = test_rows(shared, run, findings)
         arms = {"before": Edits(*_nothing(edits)), "after": edits, "random": control}
         rows, target = run.rows(), run.target()
-        keep = Kept(path, shared, test)
+        keep = Kept(path, shared, test, run.fingerprint)
         credit: dict[str, list[Tensor]] = {arm: [] for arm in arms}
         table = []
         for number, (seed, arm) in enumerate((seed, arm) for seed in chosen for arm in arms):
@@ -180,10 +180,12 @@ class Kept:
         folder: Where outputs are kept, or None to keep nothing.
         shared: What the members have in common.
         test: Rows whose outputs are wanted.
+        corpus: Fingerprint of the corpus, whose inputs and weights the members are trained on.
     """
 
-    def __init__(self, folder: str | Path | None, shared: Shared, test: Tensor) -> None:
+    def __init__(self, folder: str | Path | None, shared: Shared, test: Tensor, corpus: str) -> None:
         self.folder, self.shared, self.test = None if folder is None else Path(folder), shared, test
+        self.corpus = corpus
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -201,8 +203,9 @@ class Kept:
         return outputs
 
     def key(self, member: Member) -> str:
-        """16 hex digits that differ where the training or the test rows differ."""
-        digest = hashlib.blake2b(json.dumps(self.shared.learner.spec(), sort_keys=True).encode(), digest_size=8)
+        """16 hex digits that differ where the corpus, the training or the test rows differ."""
+        about = json.dumps([self.corpus, self.shared.learner.spec()], sort_keys=True)
+        digest = hashlib.blake2b(about.encode(), digest_size=8)
         for part in (torch.tensor(member.seed), torch.as_tensor(member.rows), member.target, self.test):
             digest.update(torch.as_tensor(part).contiguous().numpy().tobytes())
         return digest.hexdigest()
