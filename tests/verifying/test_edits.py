@@ -13,8 +13,9 @@ from sklearn.datasets import load_digits
 import imprint
 from imprint.answers import Findings, Verdict, load_answer
 from imprint.errors import MethodError
+from imprint.fleets import Member, share
 from imprint.recording import Run
-from imprint.verifying.edits import plan, suggested_values
+from imprint.verifying.edits import Kept, plan, suggested_values
 
 NOISE = 0.3
 
@@ -97,6 +98,13 @@ def test_an_interrupted_verification_goes_on(run: Run, right: Findings, tmp_path
     again = imprint.verify(right, run, seeds=1, path=tmp_path, progress=False)
     assert again.before == whole.before
     assert again.after == whole.after
+
+
+def test_trainings_kept_for_another_corpus_are_not_taken(run: Run, tmp_path: Path) -> None:
+    shared = share(run)
+    member = Member(0, run.rows(), run.target())
+    keys = {Kept(tmp_path, shared, shared.test, corpus).key(member) for corpus in ("0123", "4567")}
+    assert len(keys) == 2
 
 
 def test_the_control_does_as_many_edits_of_the_same_kinds(run: Run) -> None:
