@@ -17,7 +17,9 @@ from torch import Tensor
 
 from imprint.errors import EvidenceError
 from imprint.fitting import Progress, derive, silent
-from imprint.fleets.sequential import Member, share, train_member
+from imprint.fleets.member import Member
+from imprint.fleets.sequential import train_member
+from imprint.fleets.shared import share
 from imprint.recording import tables
 from imprint.recording.collect import COLLECTORS
 from imprint.recording.files import replacing

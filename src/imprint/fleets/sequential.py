@@ -1,30 +1,26 @@
-"""Many trainings, one after the other, that share the encoder and the encoded inputs.
+"""Many trainings, one after the other, that share the encoder and the encoded inputs: the executor that trains anything.
 
-A member is a variation of one training: other rows, weights, targets or another seed. Nothing is recorded but its outcome: the
-metrics on some rows and, where asked for, its outputs on others. Inputs are encoded once for all members.
+It is the reference that the others are held to: a member is trained by the same loop as a recorded run. Nothing is recorded but
+its outcome: the metrics on some rows and, where asked for, its outputs on others.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from imprint.errors import EvidenceError
-from imprint.fitting import Data, Learner, Progress, encode, predict, silent, train, training_rows
-from imprint.fitting.build import build, encoder_for, fit_estimator, fit_task
+from imprint.fitting import Learner, Progress, predict, silent, train
+from imprint.fitting.build import build, fit_estimator
+from imprint.fleets.executing import Finished
+from imprint.fleets.member import Member, Outcome
+from imprint.fleets.shared import Shared, share
 from imprint.models import is_estimator
-from imprint.tasks import Task
 
 if TYPE_CHECKING:
     from imprint.corpus import Corpus
@@ -32,98 +28,59 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One variation of a training. None keeps what the shared training has.
+class Sequential:
+    """The executor that trains members one after the other.
 
     Attributes:
-        seed: Of initial weights, order, dropout and augmentation; None for the learner's own.
-        rows: Training rows.
-        target: Encoded targets of the training rows (aligned to `rows`).
-        weight: Weights of the training rows (aligned to `rows`).
+        processes: How many at a time, each in a process of its own with its share of the threads.
     """
 
-    seed: int | None = None
-    rows: Int[Tensor, " example"] | np.ndarray | None = None
-    target: Shaped[Tensor, "example ..."] | None = None
-    weight: Float[Tensor, " example"] | None = None
+    processes: int = 1
+    name: ClassVar[str] = "sequential"
+
+    def why_not(self, shared: Shared) -> str | None:
+        """Nothing: it trains whatever a run can train."""
+        return None
+
+    def run(
+        self,
+        shared: Shared,
+        members: Sequence[Member],
+        numbers: Sequence[int],
+        queries: Tensor,
+        *,
+        parameters: bool = False,
+        progress: Progress = silent,
+    ) -> Iterator[Finished]:
+        """Train `members[number]` for each of `numbers`; see `Executor.run`."""
+        for done, number in enumerate(numbers):
+            began = time.perf_counter()
+            module = train_module(shared, members[number])
+            said = predict(module, shared.task, shared.data.inputs, queries, device=shared.learner.device)
+            weights = None
+            if parameters:
+                weights = [{name: value.detach().cpu() for name, value in module.state_dict().items()}]
+            yield Finished([number], said[None], [time.perf_counter() - began], weights)
+            progress("members", done + 1, len(numbers))
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a member.
-
-    Attributes:
-        metrics: On the rows that were tested.
-        outputs: On the rows that were asked for, in that order, float32; else None.
-        seconds: It took.
-    """
-
-    metrics: dict[str, float]
-    outputs: Float[Tensor, "example ..."] | None
-    seconds: float
+def train_module(shared: Shared, member: Member, progress: Progress = silent) -> torch.nn.Module:
+    """The trained module of one member, in evaluation mode."""
+    learner = member.learner(shared.learner)
+    data = shared.data.train_on(
+        None if member.rows is None else torch.as_tensor(member.rows), member.target, member.weight
+    )
+    if is_estimator(learner.model):
+        return fit_estimator(learner, shared.task, data)
+    return train(build(learner, shared.encoder, shared.task), shared.task, data, learner, progress=progress).module
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What all members have in common; made by `share`.
-
-    Attributes:
-        learner: Resolved.
-        task: Fitted.
-        encoder: Fitted on the training rows.
-        data: Encoded inputs and targets of all rows.
-    """
-
-    learner: Learner
-    task: Task
-    encoder: Any
-    data: Data
-
-    @property
-    def test(self) -> Int[Tensor, " example"]:
-        """Rows that outcomes are measured on: the split "test", else the first that is not "train"; empty if there is none."""
-        splits = self.data.splits
-        others = [rows for name, rows in splits.items() if name != "train"]
-        return splits["test"] if "test" in splits else others[0] if others else torch.empty(0, dtype=torch.int64)
-
-
-def share(learner: Learner | Run, corpus: Corpus | None = None, *, progress: Progress = silent) -> Shared:
-    """Fit task and encoder and encode the corpus, or take all three from a run.
-
-    Args:
-        learner: A learner together with `corpus`; or a run, whose encoder (and encoded inputs, if still in memory) are used.
-        corpus: What members train on.
-        progress: Told the rows encoded.
-    """
-    where = Path(tempfile.mkdtemp(prefix="imprint-fleet-"))
-    if isinstance(learner, Learner):
-        if corpus is None:
-            raise EvidenceError("share(learner) needs a corpus.", "Call share(learner, corpus) or share(run).")
-        resolved, task = learner.resolve(corpus), None
-        task = fit_task(resolved, corpus)
-        encoder = encoder_for(corpus, resolved)
-        encoder.fit(corpus, np.asarray(training_rows(corpus)))
-        data = encode(corpus, encoder, task, scratch=where, progress=progress)
-        return _owning(Shared(resolved, task, encoder, data), where)
-    run = learner
-    if run.encoder is None:
-        raise EvidenceError(
-            f"The run {run.path} recorded a loop of your own, which cannot be trained again from here.",
-            "Use imprint.fit, or methods that need no further training.",
-        )
-    data = run.data or encode(run.corpus, run.encoder, run.task, scratch=where, progress=progress)
-    return _owning(Shared(run.learner, run.task, run.encoder, data), where)
-
-
-def _owning(shared: Shared, scratch: Path) -> Shared:
-    """Remove the folder of a mapped matrix together with what reads it."""
-    weakref.finalize(shared, shutil.rmtree, scratch, ignore_errors=True)
-    return shared
+PLAIN = Member()
 
 
 def train_member(
     shared: Shared,
-    member: Member = Member(),
+    member: Member = PLAIN,
     *,
     test: Tensor | np.ndarray | None = None,
     outputs_of: Tensor | np.ndarray | None = None,
@@ -142,26 +99,17 @@ def train_member(
         Its outcome. The same member gives bitwise the same outcome (same machine, same number of threads).
     """
     began = time.perf_counter()
-    learner = replace(shared.learner, record="none")
-    if member.seed is not None:
-        learner = replace(learner, seed=member.seed)
-    data = shared.data.train_on(
-        None if member.rows is None else torch.as_tensor(member.rows), member.target, member.weight
-    )
-    if is_estimator(learner.model):
-        module: torch.nn.Module = fit_estimator(learner, shared.task, data)
-    else:
-        module = train(
-            build(learner, shared.encoder, shared.task), shared.task, data, learner, progress=progress
-        ).module
+    module = train_module(shared, member, progress)
     rows = shared.test if test is None else torch.as_tensor(test)
     metrics: dict[str, float] = {}
     if len(rows):
-        said = predict(module, shared.task, shared.data.inputs, rows, device=learner.device)
+        said = predict(module, shared.task, shared.data.inputs, rows, device=shared.learner.device)
         metrics = shared.task.metrics(said, shared.data.target[rows])
     outputs = None
     if outputs_of is not None:
-        outputs = predict(module, shared.task, shared.data.inputs, torch.as_tensor(outputs_of), device=learner.device)
+        outputs = predict(
+            module, shared.task, shared.data.inputs, torch.as_tensor(outputs_of), device=shared.learner.device
+        )
     return Outcome(metrics, outputs, time.perf_counter() - began)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from imprint.answers import Findings, Verdict
 from imprint.errors import MethodError
 from imprint.fitting import Progress, reporter
-from imprint.fleets.sequential import Member, Shared, share, train_member
+from imprint.fleets import Member, Shared, share, train_member
 from imprint.recording import Run, load
 from imprint.recording.needs import Outputs
 from imprint.verifying.interval import crossed_interval

@@ -1,0 +1,52 @@
+"""A member of a fleet: one variation of a training, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from imprint.fitting import Learner
+
+
+@dataclass(frozen=True)
+class Member:
+    """One variation of a training. None keeps what the shared training has.
+
+    Attributes:
+        seed: Of initial weights, order, dropout and augmentation; None for the learner's own.
+        rows: Training rows.
+        target: Encoded targets of the training rows (aligned to `rows`).
+        weight: Weights of the training rows (aligned to `rows`); a training scales them to a mean of one.
+        settings: Fields of the learner that differ, such as `{"learning_rate": 0.1}`.
+    """
+
+    seed: int | None = None
+    rows: Int[Tensor, " example"] | np.ndarray | None = None
+    target: Shaped[Tensor, "example ..."] | None = None
+    weight: Float[Tensor, " example"] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def learner(self, shared: Learner) -> Learner:
+        """The learner of this member: the shared one with this seed and these settings, which records nothing."""
+        seed = shared.seed if self.seed is None else self.seed
+        return replace(shared, **{**self.settings, "seed": seed, "record": "none"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a member.
+
+    Attributes:
+        metrics: On the rows that were tested.
+        outputs: On the rows that were asked for, in that order, float32; else None.
+        seconds: It took.
+    """
+
+    metrics: dict[str, float]
+    outputs: Float[Tensor, "example ..."] | None
+    seconds: float
