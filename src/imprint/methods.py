@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from imprint.errors import MethodError, nearest
-from imprint.recording.needs import Classes, HeldOutLoss, Need, OutOfFold, Rows, Table, Target
+from imprint.recording.needs import Classes, FleetNeed, HeldOutLoss, Need, OutOfFold, Rows, Table, Target
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -84,10 +84,21 @@ class Method:
         needs = (replace(need, folds=folds) if isinstance(need, OutOfFold) else need for need in self.needs)
         return replace(self, needs=tuple(needs))
 
+    def with_members(self, members: int) -> Method:
+        """The same method, reading fleets of this many members (for Shapley values: this many random orders).
+
+        Raises:
+            MethodError: Fewer than 2.
+        """
+        if members < 2:
+            raise MethodError(f"{members} members are no fleet.", "Ask for at least 2; 64 is the default of most methods.")
+        needs = (replace(need, members=members) if isinstance(need, FleetNeed) else need for need in self.needs)
+        return replace(self, needs=tuple(needs))
+
     @property
     def trainings(self) -> int:
-        """How many extra trainings its evidence takes beyond the recorded one."""
-        return max((getattr(need, "folds", 0) for need in needs_of([self])), default=0)
+        """How many extra trainings its evidence takes beyond the recorded one; for Shapley values the least: one per order."""
+        return trainings_of([self])
 
     def serves(self, run: Any) -> bool:
         """Whether it can be asked of a run: of its task, and of data of its corpus's modality."""
@@ -166,6 +177,11 @@ def asked(verb: str, methods: str | Sequence[str], run: Any, trainings: bool = F
 def needs_of(methods: Iterable[Method]) -> set[Need]:
     """The union of the recorded evidence that these methods read, also through derived values."""
     return {base for one in methods for need in one.needs for base in _recorded(need)}
+
+
+def trainings_of(methods: Iterable[Method]) -> int:
+    """How many extra trainings the evidence of these methods takes; evidence that several of them read is collected once."""
+    return sum({need.store: need.trainings for need in needs_of(methods)}.values())
 
 
 def table(verb: str | None = None) -> str:
@@ -293,8 +309,9 @@ def _streamed(
     held = {need: _value(need, run, values) for need in asked if need.kind is None}
     read = _name_apart(need for need in asked if need.kind is not None)
     if block is None:
-        epochs = max(1, int(run.learner.epochs or 1))
-        block = max(1024, BLOCK_NUMBERS // (epochs * max(1, run.task.width)))
+        # An example brings a number per epoch or per member of a fleet, times the outputs.
+        deep = max([int(run.learner.epochs or 1), *(getattr(need, "members", 1) for need in asked)])
+        block = max(1024, BLOCK_NUMBERS // (deep * max(1, run.task.width)))
     parts: dict[Any, list[torch.Tensor]] = {key: [] for key in jobs}
     for start in range(0, total, block):
         rows = slice(start, min(start + block, total))

@@ -144,8 +144,8 @@ def train(
     module = module.to(device)
     if device.type == "cuda" and data.inputs.dim() == 4:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs, target, rows = _place(data, device)
-    weight = _normalised(data, device)
+    inputs, target, rows = place(data, device)
+    weight = normalised_weights(data, device)
     size = len(rows)
     if isinstance(learner.sampler, str):
         raise LearnerError(
@@ -155,7 +155,7 @@ def train(
     sampler = learner.sampler or Shuffled()
     mixed: AbstractContextManager[object] = nullcontext()
     if learner.precision != "float32":
-        mixed = torch.autocast(device.type, _dtype(learner))
+        mixed = torch.autocast(device.type, autocast_dtype(learner))
     state = State(
         module,
         _optimizer(module, learner),
@@ -174,7 +174,7 @@ def train(
                 state.indices, state.weights = _checked(sampler.epoch(draw), size)
                 state.losses = []
                 torch.manual_seed(derive(learner.seed, "dropout", state.epoch))
-            bounds = _bounds(len(state.indices), learner.batch_size)
+            bounds = batch_bounds(len(state.indices), learner.batch_size)
             steps = len(bounds) - 1
             indices = state.indices.to(device)
             visits = rows.index_select(0, indices.to(rows.device))
@@ -296,6 +296,11 @@ def _optimizer(module: nn.Module, learner: Learner) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise LearnerError("The model has no parameter to train.", "Give a model with at least one trainable layer.")
+    return optimizer_for(parameters, learner)
+
+
+def optimizer_for(parameters: Sequence[Tensor], learner: Learner) -> torch.optim.Optimizer:
+    """The learner's optimizer over these tensors."""
     rate, decay = learner.learning_rate or 0.0, learner.weight_decay or 0.0
     if learner.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
@@ -308,7 +313,7 @@ def _average(module: nn.Module, learner: Learner) -> AveragedModel | None:
     return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(learner.ema))  # type: ignore[no-untyped-call]
 
 
-def _place(data: Data, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def place(data: Data, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, targets and training rows where they are gathered: on the GPU if they fit there, else inputs stay on the CPU."""
     inputs, target, rows = data.inputs, data.target.to(device), data.rows
     if device.type == "cuda":
@@ -318,7 +323,7 @@ def _place(data: Data, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return inputs, target, rows
 
 
-def _normalised(data: Data, device: torch.device) -> Tensor | None:
+def normalised_weights(data: Data, device: torch.device) -> Tensor | None:
     """Weights of the training examples, scaled to a mean of one so that the learning rate keeps its meaning."""
     if data.weight is None:
         return None
@@ -345,7 +350,7 @@ def _checked(drawn: tuple[Tensor, Tensor | None], size: int) -> tuple[Tensor, Te
     return indices, weights
 
 
-def _bounds(visits: int, batch_size: int) -> list[int]:
+def batch_bounds(visits: int, batch_size: int) -> list[int]:
     """Where batches begin and end: as few as the batch size allows, of nearly equal size, so that none is a batch of one."""
     batches = max(1, -(-visits // batch_size))
     return [visits * number // batches for number in range(batches + 1)]
@@ -362,7 +367,7 @@ def _to_device(batch: Tensor, device: torch.device) -> Tensor:
     return batch.pin_memory().to(device, non_blocking=True)
 
 
-def _dtype(learner: Learner) -> torch.dtype:
+def autocast_dtype(learner: Learner) -> torch.dtype:
     return torch.float16 if learner.precision == "float16" else torch.bfloat16
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -26,21 +27,51 @@ from imprint.recording.needs import Need
 if TYPE_CHECKING:
     from imprint.recording.run import Run
 
+
+@dataclass(frozen=True)
+class Source:
+    """How a kind of evidence is kept that only a later part of the system knows.
+
+    Attributes:
+        has: Whether all of it is there.
+        check: Raises `EvidenceError` where it cannot be had, before anything is trained for it.
+        read: Its value; of the examples of the need's split only those in the slice.
+    """
+
+    has: Callable[[Run, Need], bool]
+    check: Callable[[Run, Need], None]
+    read: Callable[[Run, Need, slice], Any]
+
+
 # kind -> what collects it, and where that is registered: a later part of the system, which this one does not know.
 COLLECTORS: dict[str, Callable[[Run, Need, Progress], None]] = {}
-REGISTERED_BY = {"out_of_fold": "imprint.fleets"}
+SOURCES: dict[str, Source] = {}
+REGISTERED_BY = {
+    "out_of_fold": "imprint.fleets",
+    "subsets": "imprint.fleets.evidence",
+    "bags": "imprint.fleets.evidence",
+    "permutations": "imprint.fleets.permutations",
+}
 FORWARD = ("outputs", "features")
 RECORDED = ("order", "dynamics")
 # A feature vector wider than this is a sign of raw inputs, and would fill the disk.
 WIDEST = 4096
 
 
+def source(kind: str | None) -> Source | None:
+    """How a kind of evidence is kept that a later part of the system registers; None for what a run itself reads."""
+    if kind is not None and kind in REGISTERED_BY:
+        importlib.import_module(REGISTERED_BY[kind])
+        return SOURCES.get(kind)
+    return None
+
+
 def missing(run: Run, needs: Iterable[Need]) -> list[Need]:
-    """The needs whose evidence is not on disk, one per kind."""
+    """The needs whose evidence is not on disk, one per store."""
     found: dict[str, Need] = {}
     for need in needs:
-        if need.kind is not None and need.kind not in found and not run.has(need):
-            found[need.kind] = need
+        if need.store is not None and need.store not in found and not run.has(need):
+            found[need.store] = need
     return list(found.values())
 
 
@@ -48,9 +79,13 @@ def collect(run: Run, needs: Iterable[Need], progress: Progress = silent) -> Non
     """Collect what these needs lack.
 
     Raises:
-        EvidenceError: Something can only be recorded while training.
+        EvidenceError: Something can only be recorded while training, or the data do not allow it.
         RunLocked: Another process is writing the run.
     """
+    needs = list(needs)
+    for need in needs:
+        if (kept := source(need.kind)) is not None:
+            kept.check(run, need)
     wanted = missing(run, needs)
     if not wanted:
         return

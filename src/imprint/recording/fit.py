@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("imprint", "torch", "numpy", "polars", "pylance", "pyarrow", "scikit-learn", "skrub")
 # What a run holds besides its lock; `resume=False` starts over from none of it.
-CONTENTS = ("manifest.json", "examples.lance", "encoder", "checkpoints", "evidence", "answers", "scratch")
-# Evidence of the final model: stale once the training goes on.
+CONTENTS = ("manifest.json", "examples.lance", "encoder", "checkpoints", "evidence", "fleets", "answers", "scratch")
+# Evidence of the final model: stale once the training goes on, as its fleets are.
 FINAL = ("outputs", "features", "out_of_fold")
 # Rows of `examples.lance` that are put together at a time.
 CHUNK = 2**19
@@ -122,6 +122,7 @@ def _fit(learner: Learner, corpus: Corpus, path: Path, progress: Progress, secon
             encoder.save(temporary)
     data = encode(corpus, encoder, task, scratch=path / "scratch", progress=progress)
     write_examples(path, corpus, data.target)
+    remove(path / "fleets")
     if is_estimator(learner.model):
         _fit_estimator(learner, task, data, path)
     else:

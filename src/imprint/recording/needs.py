@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FIELDS = ("logits", "probabilities", "loss", "margin", "confidence", "correct", "predicted")
+# Trainings in a fleet where nobody says how many. Every example is then in about 32 of them and out of about 32, which puts the
+# standard error of a difference of two shares at 0.125 or less.
+MEMBERS = 64
+# Random orders of the examples, for Shapley values: with 32 of them the standard error is a sixth of the spread of one order's.
+ORDERS = 32
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,16 @@ class Need:
     def name(self) -> str:
         """The parameter name under which a method receives the value."""
         return self.field
+
+    @property
+    def store(self) -> str | None:
+        """What tells its evidence from other evidence of the same kind: needs with one store are collected once."""
+        return self.kind
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings it takes to collect."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,10 @@ class OutOfFold(Need):
 
     kind: str | None = "out_of_fold"
     folds: int = 5
+
+    @property
+    def trainings(self) -> int:
+        return self.folds
 
 
 @dataclass(frozen=True)
@@ -100,3 +119,103 @@ class Table(Need):
     """The corpus itself, for methods that read input columns, splits or content hashes."""
 
     field: str = "corpus"
+
+
+@dataclass(frozen=True)
+class FleetNeed(Need):
+    """Evidence that is read from a fleet: many trainings, kept in `RUN/fleets/STORE`. Needs with the same store share the fleet."""
+
+    members: int = MEMBERS
+
+    @property
+    def trainings(self) -> int:
+        return self.members
+
+
+@dataclass(frozen=True)
+class _OfSubsets(FleetNeed):
+    """Read from models that were trained on random subsets: each training example is in each by a coin of its own."""
+
+    kind: str | None = "subsets"
+    fraction: float = 0.5
+
+    @property
+    def store(self) -> str:
+        return f"subsets-{self.members}-{self.fraction:g}"
+
+
+@dataclass(frozen=True)
+class Subsets(_OfSubsets):
+    """What models trained on random subsets say of the examples of a split: `[member, example]` or `[member, example, class]`.
+
+    Attributes:
+        field: One of `FIELDS`, or "credit": what the example adds to the headline metric (1 or 0 for right or wrong; of several
+            labels the F1; of a quantity 1 less the squared error in squared standard deviations of the target).
+        members: How many models.
+        fraction: Chance of an example to be in a subset.
+        split: Whose examples are judged; None for every row.
+    """
+
+    split: str | None = "train"
+
+
+@dataclass(frozen=True)
+class Membership(_OfSubsets):
+    """Which member was trained on which training example: bool `[member, example]`."""
+
+    field: str = "membership"
+
+
+@dataclass(frozen=True)
+class Utility(_OfSubsets):
+    """Headline metric of each member on held-out examples: float64 `[member]`.
+
+    They are those of the validation split if there is one, else of the test split.
+    """
+
+    field: str = "utility"
+
+
+@dataclass(frozen=True)
+class _OfBags(FleetNeed):
+    """Read from models that were trained on bootstrap samples: as many examples as there are, drawn with replacement."""
+
+    kind: str | None = "bags"
+
+    @property
+    def store(self) -> str:
+        return f"bags-{self.members}"
+
+
+@dataclass(frozen=True)
+class Bags(_OfBags):
+    """What models trained on bootstrap samples say of the examples of a split; fields as of `Subsets`."""
+
+    split: str | None = "train"
+
+
+@dataclass(frozen=True)
+class BagCounts(_OfBags):
+    """How often each member drew each training example: int64 `[member, example]`."""
+
+    field: str = "counts"
+
+
+@dataclass(frozen=True)
+class Permutations(FleetNeed):
+    """What each training example added to the held-out metric when it joined those before it: float64 `[order, example]`.
+
+    Attributes:
+        members: How many random orders. Each takes up to as many trainings as there are examples.
+        tolerance: An order is left when the metric has come this near to that of all examples, and the rest adds 0; 0 walks
+            every order to its end.
+    """
+
+    field: str = "marginals"
+    kind: str | None = "permutations"
+    members: int = ORDERS
+    tolerance: float = 0.01
+
+    @property
+    def store(self) -> str:
+        return f"permutations-{self.members}-{self.tolerance:g}"

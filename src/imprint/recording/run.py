@@ -24,7 +24,7 @@ from imprint.fitting.build import build, require_code
 from imprint.models import Estimator, load_encoder
 from imprint.recording import answers, tables
 from imprint.recording.checkpoints import Checkpoints
-from imprint.recording.collect import collect, missing
+from imprint.recording.collect import collect, missing, source
 from imprint.recording.evidence import DynamicsReader, OrderReader, RowsReader, derive_field
 from imprint.recording.files import read_json
 from imprint.recording.lock import held, writing
@@ -203,10 +203,12 @@ class Run:
     # ---------------------------------------------------------------------------------------------------------------- evidence
 
     def has(self, need: Need | str) -> bool:
-        """Whether evidence is on disk (for out-of-fold predictions: with as many folds)."""
+        """Whether evidence is on disk (for out-of-fold predictions: with as many folds; for a fleet: all of its members)."""
         kind = need if isinstance(need, str) else need.kind
         if kind is None:
             return True
+        if isinstance(need, Need) and (kept := source(kind)) is not None:
+            return kept.has(self, need)
         path = self.path / "evidence" / f"{kind}.lance"
         if not path.exists():
             return False
@@ -268,6 +270,8 @@ class Run:
             return self.held_out_loss()
         if isinstance(need, Dynamics):
             return self._dynamics(need, block, shared)
+        if (kept := source(need.kind)) is not None:
+            return kept.read(self, need, block)
         rows = self.rows(getattr(need, "split", "train"))[block]
         if isinstance(need, Rows):
             return torch.from_numpy(rows)

@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def score(run: Any, methods: str | Sequence[str] = "auto") -> Scores:
+def score(run: Any, methods: str | Sequence[str] = "auto", members: int | None = None) -> Scores:
     """Score every training example of a run.
 
     What the methods need is read from the record in one pass over blocks of examples; what is missing is collected first.
@@ -39,6 +39,9 @@ def score(run: Any, methods: str | Sequence[str] = "auto") -> Scores:
         run: A recorded run.
         methods: Names of score methods (`imprint methods` lists them), one name, or "auto": all that serve the run's task
             and need no further training.
+        members: How many models are trained for the methods that ask a fleet ("memorisation", "banzhaf", "data-oob"), and how
+            many random orders are walked through for "shapley"; None for as many as each method says. A fleet is trained once and
+            kept in the run: another method that asks the same fleet costs nothing more.
 
     Returns:
         One value per training example and method, in the corpus's order. `higher` says what a high value means.
@@ -49,6 +52,9 @@ def score(run: Any, methods: str | Sequence[str] = "auto") -> Scores:
     """
     began = time.perf_counter()
     chosen = asked("score", methods, run)
+    if members is not None:
+        chosen = [one.with_members(members) for one in chosen]
+    trainings = trainings_of(one for one in chosen)
     values = evaluate_all(chosen, run)
     table = run.examples.select("id", "position", "split")[run.rows("train")].with_columns(
         pl.Series(one.name, values[one.name].numpy()) for one in chosen

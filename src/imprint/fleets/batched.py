@@ -1,0 +1,393 @@
+"""Many members trained as one program: the fast executor.
+
+Members that take the same steps (same settings, as many batches per epoch) form waves. A wave holds the stacked parameters of its
+members and one optimizer over them; a step gathers one batch per member, and a layer of all members is one batched product. Each
+member sees exactly the batches, initial weights and dropout masks that it would see alone: all randomness is drawn per member from
+its own seed. Members whose training sets differ by a few examples have batches that differ by one; the shorter are padded with
+examples of weight zero.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from imprint.errors import EvidenceError, LearnerError
+from imprint.fitting import Learner, Progress, Shuffled, generator, silent
+from imprint.fitting.augment import flip_crop
+from imprint.fitting.build import build
+from imprint.fitting.loop import as_input, autocast_dtype, batch_bounds, optimizer_for, place
+from imprint.fitting.memory import available_memory
+from imprint.fitting.samplers import SamplerState
+from imprint.fitting.schedule import factor
+from imprint.fleets.executing import Finished
+from imprint.fleets.member import Member
+from imprint.fleets.shared import Shared
+from imprint.fleets.stacking import Stack
+from imprint.models import is_estimator
+from imprint.tasks import Batch
+
+# A wave may take this share of the free memory.
+MEMORY_SHARE = 0.25
+# Beyond this much state (parameters, gradients and the optimizer's two moments) a wave gains nothing: the products are large
+# enough, and what is updated in each step no longer stays in the cache.
+WAVE_BYTES = 512 * 2**20
+# Numbers that the outputs of a layer of all members may hold while the queries are predicted.
+PREDICT_NUMBERS = 2**23
+SHUFFLED = Shuffled()
+
+
+@dataclass(frozen=True)
+class Batched:
+    """The executor that trains members as one program.
+
+    Attributes:
+        memory: Bytes that a wave may take; None for a quarter of what is free.
+        wave: Members per wave; None for as many as `memory` allows and as is of use.
+    """
+
+    memory: int | None = None
+    wave: int | None = None
+    name: ClassVar[str] = "batched"
+
+    def why_not(self, shared: Shared) -> str | None:
+        """Why these trainings cannot be stacked, or None."""
+        return unstackable(shared, shared.learner)
+
+    def run(
+        self,
+        shared: Shared,
+        members: Sequence[Member],
+        numbers: Sequence[int],
+        queries: Tensor,
+        *,
+        parameters: bool = False,
+        progress: Progress = silent,
+    ) -> Iterator[Finished]:
+        """Train some of the members; see `Executor.run`."""
+        done = 0
+        for learner, alike in alike_members(shared, members, numbers):
+            if learner is not shared.learner and (reason := unstackable(shared, learner)) is not None:
+                raise EvidenceError(
+                    f"Members {alike[:3]} cannot be trained as one program: {reason}.", "Use executor='sequential'."
+                )
+            size = self.wave or wave_size(shared, learner, len(queries), self.memory)
+            waves = math.ceil(len(alike) / size)
+            for wave in np.array_split(np.asarray(alike), waves):
+                chosen = [int(number) for number in wave]
+                finished = train_wave(shared, learner, [members[n] for n in chosen], chosen, queries, parameters)
+                yield finished
+                done += len(chosen)
+                progress("members", done, len(numbers))
+
+
+def unstackable(shared: Shared, learner: Learner) -> str | None:
+    """Why members of this learner cannot be trained as one program, in words; None if they can."""
+    if is_estimator(learner.model):
+        return f"{type(learner.model).__name__} is a scikit-learn estimator"
+    if learner.sampler is not None:
+        return "its sampler may visit examples in another number of steps for each member"
+    if learner.precision == "float16":
+        return "float16 scales the gradients of all members together; use precision='bfloat16'"
+    modules = [build(learner, shared.encoder, shared.task, seed=seed) for seed in (0, 1)]
+    inputs = shared.data.inputs[:2]
+    stack = Stack(copy.deepcopy(modules[0]), 2)
+    reason = stack.problem(modules, as_input(inputs, torch.device("cpu")))
+    return None if reason is None else f"{type(modules[0]).__name__} cannot be stacked: {reason}"
+
+
+def alike_members(
+    shared: Shared, members: Sequence[Member], numbers: Sequence[int]
+) -> Iterator[tuple[Learner, list[int]]]:
+    """Members that take the same steps with the same settings, and the learner that they share (with the shared seed)."""
+    groups: dict[tuple[str, int], tuple[Learner, list[tuple[int, int]]]] = {}
+    for number in numbers:
+        member = members[number]
+        learner = replace(shared.learner, **member.settings) if member.settings else shared.learner
+        size = len(shared.data.rows) if member.rows is None else len(member.rows)
+        steps = len(batch_bounds(size, int(learner.batch_size or 1))) - 1
+        key = (repr(sorted((name, repr(value)) for name, value in member.settings.items())), steps)
+        groups.setdefault(key, (learner, []))[1].append((size, number))
+    for learner, alike in groups.values():
+        # Neighbours in size share a wave: the least padding.
+        yield learner, [number for _, number in sorted(alike)]
+
+
+def wave_size(shared: Shared, learner: Learner, queries: int, memory: int | None = None) -> int:
+    """How many members a wave may hold.
+
+    Counted are parameters, gradients and moments (and the average of the weights), the activations of a batch, the order of an epoch and
+    the outputs on the queries.
+    """
+    module = build(learner, shared.encoder, shared.task)
+    parameters = sum(one.numel() for one in module.parameters())
+    numbers = activations(module, as_input(shared.data.inputs[:1], torch.device("cpu")))
+    state = 4 * parameters * (5 if learner.ema else 4)
+    per_example = 4 * (3 * numbers + math.prod(shared.data.shape))
+    outputs = 4 * queries * shared.task.width * 2
+    bytes_each = state + int(learner.batch_size or 1) * per_example + 24 * len(shared.data.rows) + outputs
+    free = MEMORY_SHARE * available_memory() if memory is None else memory
+    return max(1, min(int(free / bytes_each), WAVE_BYTES // state))
+
+
+@torch.no_grad()
+def activations(module: torch.nn.Module, inputs: Tensor) -> int:
+    """How many numbers the layers of a module give for one example, all together."""
+    count = 0
+
+    def add(_: object, __: object, output: object) -> None:
+        nonlocal count
+        if isinstance(output, Tensor):
+            count += output.numel()
+
+    hooks = [one.register_forward_hook(add) for one in module.modules() if not list(one.children())]
+    try:
+        module.eval()(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return count
+
+
+def train_wave(
+    shared: Shared, learner: Learner, members: Sequence[Member], numbers: list[int], queries: Tensor, parameters: bool
+) -> Finished:
+    """Train members that take the same steps, side by side.
+
+    Args:
+        shared: What all have in common.
+        learner: Their learner, but for the seed.
+        members: The members.
+        numbers: Their numbers, for the result.
+        queries: Rows whose outputs are wanted.
+        parameters: Whether the weights are wanted.
+
+    Raises:
+        LearnerError: The loss of a member became infinite or not a number.
+    """
+    began = time.perf_counter()
+    device = torch.device(learner.device)
+    task, epochs = shared.task, int(learner.epochs or 1)
+    inputs, target, _ = place(shared.data, device)
+    own = [one.learner(learner).seed for one in members]
+    stack = stacked(shared, learner, own, device)
+    sets = TrainingSets.of(shared, members, int(learner.batch_size or 1))
+    trained = [tensor for tensor in stack.parameters.values() if tensor.requires_grad]
+    if not trained:
+        raise LearnerError("The model has no parameter to train.", "Give a model with at least one trainable layer.")
+    optimizer = optimizer_for(trained, learner)
+    average: list[Tensor] | None = None
+    mixed: AbstractContextManager[object] = nullcontext()
+    if learner.precision != "float32":
+        mixed = torch.autocast(device.type, autocast_dtype(learner))
+    stack.template.train()
+    masks = Masks(device)
+    stack.draw = masks
+    step = 0
+    for epoch in range(1, epochs + 1):
+        orders = [
+            SHUFFLED.epoch(SamplerState(epoch, epochs, size, generator(seed, "shuffle", epoch)))[0]
+            for seed, size in zip(own, sets.sizes, strict=True)
+        ]
+        visits = sets.visits(orders)
+        masks.begin([generator(seed, "dropout", epoch) for seed in own])
+        losses = torch.zeros(len(members), device=device)
+        for number in range(sets.steps):
+            rows, weight = sets.batch(visits, number)
+            masks.counts = sets.counts[number]
+            flat = rows.flatten().to(inputs.device)
+            batch = inputs.index_select(0, flat).to(device)
+            if learner.augment == "flip-crop":
+                _augment(batch.view(*rows.shape, *batch.shape[1:]), own, step, masks.counts)
+            stacked_inputs = as_input(batch, device).view(*rows.shape, *batch.shape[1:])
+            wanted = sets.target(visits, number, target).to(device)
+            rate = (learner.learning_rate or 0.0) * factor(learner.schedule, (epoch - 1 + number / sets.steps) / epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with mixed:
+                outputs = stack(stacked_inputs)
+            losses_each = task.loss(outputs.float().flatten(0, 1), Batch(batch, wanted)).view(rows.shape)
+            # The mean over a member's own batch; the sum over members keeps their gradients apart.
+            means = losses_each.mean(1) if weight is None else (losses_each * weight.to(device)).sum(1)
+            optimizer.zero_grad(set_to_none=True)
+            means.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
+            with torch.no_grad():
+                losses += means
+                if learner.ema is not None:
+                    if average is None:
+                        average = [tensor.detach().clone() for tensor in trained]
+                    else:
+                        torch._foreach_lerp_(average, [tensor.detach() for tensor in trained], 1 - learner.ema)
+        if not bool(torch.isfinite(losses).all()):
+            worst = numbers[int((~torch.isfinite(losses)).nonzero()[0])]
+            raise LearnerError(
+                f"The training of member {worst} diverged in epoch {epoch}.",
+                f"Lower learning_rate (now {learner.learning_rate:g}), or look for extreme values in the inputs.",
+            )
+    stack.draw = None
+    if average is not None:
+        with torch.no_grad():
+            for tensor, mean in zip(trained, average, strict=True):
+                tensor.copy_(mean)
+    del optimizer
+    said = predict_stack(stack, inputs, queries, device)
+    weights = [stack.weights(member) for member in range(len(members))] if parameters else None
+    share = (time.perf_counter() - began) / len(members)
+    return Finished(numbers, said, [share] * len(members), weights)
+
+
+def stacked(shared: Shared, learner: Learner, seeds: Sequence[int], device: torch.device) -> Stack:
+    """The initial weights of members with these seeds."""
+    stack = Stack(build(learner, shared.encoder, shared.task, seed=seeds[0]), len(seeds), device)
+    for member, seed in enumerate(seeds):
+        stack.put(member, build(learner, shared.encoder, shared.task, seed=seed))
+    return stack
+
+
+@torch.inference_mode()
+def predict_stack(
+    stack: Stack, inputs: Tensor, queries: Tensor, device: torch.device
+) -> Float[Tensor, "member query ..."]:
+    """Outputs of all members on the same rows, in float32 on the CPU."""
+    stack.template.eval()
+    members = stack.members
+    widest = max([1, *(value.shape[-1] for value in stack.parameters.values())])
+    size = max(16, min(4096, PREDICT_NUMBERS // (members * widest)))
+    found: Tensor | None = None
+    for begin in range(0, len(queries), size):
+        rows = queries[begin : begin + size].to(inputs.device)
+        chunk = as_input(inputs.index_select(0, rows).to(device), device)
+        outputs = stack(chunk.expand(members, *chunk.shape)).float()
+        if found is None:
+            found = torch.empty(members, len(queries), *outputs.shape[2:])
+        found[:, begin : begin + size] = outputs
+    return torch.empty(members, 0) if found is None else found
+
+
+class Masks:
+    """Dropout masks of all members, each drawn from the member's own generator as its training alone would draw it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.generators: list[torch.Generator] = []
+        self.counts: list[int] | None = None
+
+    def begin(self, generators: list[torch.Generator]) -> None:
+        """A new epoch, with the generators of its dropout."""
+        self.generators = generators
+
+    def __call__(self, shape: torch.Size, kept: float) -> Tensor:
+        mask = torch.zeros(shape) if self.counts else torch.empty(shape)
+        for member, random in enumerate(self.generators):
+            own = mask[member] if self.counts is None else mask[member, : self.counts[member]]
+            own.bernoulli_(kept, generator=random)
+        return mask.to(self.device)
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """The training sets of the members of a wave: rows, weights and targets, and where batches begin.
+
+    Attributes:
+        rows: `[member, place]` rows of the corpus, padded with the first one.
+        sizes: Training examples of each member.
+        steps: Batches per epoch.
+        starts: `[step, member]` first place of each batch in the order of the epoch.
+        width: Examples of the largest batch.
+        counts: Per step, the examples of each member's batch; None where none is padded.
+        weight: `[member, place]` weights with a mean of one, or None for all one.
+        targets: `[member, place, ...]` targets of the members' own, or None for the shared ones.
+    """
+
+    rows: Int[Tensor, "member place"]
+    sizes: list[int]
+    steps: int
+    starts: Int[Tensor, "step member"]
+    width: int
+    counts: list[list[int] | None]
+    weight: Float[Tensor, "member place"] | None
+    targets: Tensor | None
+
+    @classmethod
+    def of(cls, shared: Shared, members: Sequence[Member], batch_size: int) -> TrainingSets:
+        """Gather them from members that take as many steps."""
+        data = shared.data
+        sets = [data.rows if one.rows is None else torch.as_tensor(one.rows).long() for one in members]
+        sizes = [len(one) for one in sets]
+        rows = torch.stack([torch.cat([one, one[:1].expand(max(sizes) - len(one))]) for one in sets])
+        edges = torch.tensor([batch_bounds(size, batch_size) for size in sizes])
+        counts = edges.diff().T
+        width = int(counts.max())
+        padded = [None if bool((count == width).all()) else count.tolist() for count in counts]
+        weight = None
+        if data.weight is not None or any(one.weight is not None for one in members):
+            weight = torch.zeros(rows.shape)
+            for place_, (own, one) in enumerate(zip(sets, members, strict=True)):
+                held = torch.ones(len(own)) if data.weight is None else data.weight[own].float()
+                weight[place_, : len(own)] = mean_one(held if one.weight is None else one.weight.float())
+        targets = None
+        if any(one.target is not None for one in members):
+            targets = data.target[rows]
+            for place_, one in enumerate(members):
+                if one.target is not None:
+                    targets[place_, : sizes[place_]] = one.target.to(targets.dtype)
+        return cls(rows, sizes, counts.shape[0], edges[:, :-1].T.contiguous(), width, padded, weight, targets)
+
+    def visits(self, orders: Sequence[Tensor]) -> Int[Tensor, "member visit"]:
+        """The orders of an epoch, padded to the same length."""
+        longest = self.rows.shape[1]
+        return torch.stack([torch.cat([one, one[:1].expand(longest - len(one))]) for one in orders])
+
+    def places(self, visits: Tensor, step: int) -> Int[Tensor, "member example"]:
+        """Places in the training sets that a step visits."""
+        if self.counts[step] is None and bool((self.starts[step] == self.starts[step, 0]).all()):
+            begin = int(self.starts[step, 0])
+            return visits[:, begin : begin + self.width]
+        at = self.starts[step][:, None] + torch.arange(self.width)
+        return visits.gather(1, at.clamp_(max=visits.shape[1] - 1))
+
+    def batch(self, visits: Tensor, step: int) -> tuple[Int[Tensor, "member example"], Tensor | None]:
+        """Rows that a step visits, and what each example counts; None where all count the same."""
+        places, count = self.places(visits, step), self.counts[step]
+        rows = self.rows.gather(1, places)
+        if count is None and self.weight is None:
+            return rows, None
+        sizes = torch.tensor(count if count is not None else [self.width] * len(rows))[:, None]
+        share = (torch.arange(self.width) < sizes) / sizes
+        return rows, share if self.weight is None else share * self.weight.gather(1, places)
+
+    def target(self, visits: Tensor, step: int, shared: Tensor) -> Tensor:
+        """Targets of the examples that a step visits, members one after the other."""
+        places = self.places(visits, step)
+        if self.targets is None:
+            return shared.index_select(0, self.rows.gather(1, places).flatten().to(shared.device))
+        member = torch.arange(len(places))[:, None]
+        return self.targets[member, places].flatten(0, 1)
+
+
+def mean_one(weight: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
+    """Weights scaled to a mean of one."""
+    if not bool((weight >= 0).all()) or not bool(weight.sum() > 0):
+        raise LearnerError(
+            "The weights hold negative values, or none above 0.", "Give weights from 0, some of them above."
+        )
+    return weight / weight.mean()
+
+
+def _augment(images: Tensor, seeds: Sequence[int], step: int, counts: list[int] | None) -> None:
+    """Mirror and shift each member's batch as its training alone would."""
+    for member, seed in enumerate(seeds):
+        own = images[member] if counts is None else images[member, : counts[member]]
+        own.copy_(flip_crop(own, generator(seed, "augment", step, device=images.device)))
