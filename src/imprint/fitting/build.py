@@ -1,4 +1,4 @@
-"""From a learner to what it trains: the task, the encoder, the module or the fitted estimator."""
+"""From a learner to what it trains: the task, the encoder, the module, the fitted estimator or the solved head."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from imprint import models, tasks
 from imprint.errors import LearnerError
 from imprint.fitting.data import Data, training_rows
+from imprint.fitting.heads import solve_head
 from imprint.fitting.learner import OBJECT, Learner
 from imprint.fitting.seeds import derive
 from imprint.tasks import Task
@@ -49,6 +50,22 @@ def build(learner: Learner, encoder: Any, task: Task, seed: int | None = None) -
         derive(learner.seed if seed is None else seed, "weights"),
         normalisation=encoder.normalisation,
     )
+
+
+def has_epochs(model: Any) -> bool:
+    """Whether a training of this model has epochs: a network's has; a scikit-learn estimator and a solved head are fitted at once."""
+    return not models.is_estimator(model) and models.solver_of(model) is None
+
+
+def fit_at_once(learner: Learner, encoder: Any, task: Task, data: Data) -> nn.Module:
+    """A fitted module of a learner without epochs: its scikit-learn estimator, or its solved head.
+
+    Raises:
+        LearnerError: It cannot be fitted on these data.
+    """
+    if models.is_estimator(learner.model):
+        return fit_estimator(learner, task, data)
+    return solve_head(learner, build(learner, encoder, task), task, data)
 
 
 def fit_estimator(learner: Learner, task: Task, data: Data) -> models.Estimator:

@@ -18,7 +18,7 @@ from imprint.errors import LearnerError, nearest
 from imprint.fitting.augment import AUGMENTS
 from imprint.fitting.samplers import Sampler
 from imprint.fitting.schedule import SCHEDULES
-from imprint.models import Frozen, resolve
+from imprint.models import Frozen, resolve, solver_of
 from imprint.models.frozen import is_named_backbone
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 OBJECT = "python:"
 LONGEST_NAME = 400
 OPTIMIZERS = ("adamw", "sgd")
+WEIGHT_DECAY = {"adamw": 1e-2, "sgd": 5e-4, "ridge": 1e-2, "logistic": 1e-3}
 PRECISIONS = ("float32", "bfloat16", "float16")
 RECORDS = ("logits", "summary", "none")
 # Above this many bytes of logits over all epochs, loss, margin, confidence and correctness are recorded instead.
@@ -54,7 +55,8 @@ class Learner:
         batch_size: Examples per step; None chooses by modality and size.
         optimizer: "adamw" or "sgd" (with Nesterov momentum 0.9).
         learning_rate: Peak learning rate; None chooses by optimizer, modality and batch size.
-        weight_decay: Decoupled (adamw) or L2 (sgd) weight decay; None chooses by optimizer.
+        weight_decay: Decoupled (adamw) or L2 (sgd) weight decay, or the penalty of a solved head (`imprint.fitting.heads`); None chooses
+            by optimizer or solver.
         schedule: "onecycle", "cosine" or "constant".
         sampler: A `Sampler`; None visits every example once per epoch in a fresh order.
         augment: "auto" (mirror and shift natural colour images), "none" or "flip-crop".
@@ -124,7 +126,8 @@ class Learner:
         task = tasks.infer(corpus.target) if self.task == "auto" else self.task
         n = len(corpus.rows("train")) if "train" in corpus.splits else len(corpus)
         model = resolve(self.model, corpus)
-        images = _reads_pixels(model, corpus)
+        solver = solver_of(model)
+        images = _reads_pixels(model, corpus) and solver is None
         linear = isinstance(model, str) and model.rpartition("/")[2] == "linear"
         device = self.device
         if device == "auto":
@@ -138,14 +141,16 @@ class Learner:
         if precision == "auto":
             precision = ("bfloat16" if torch.cuda.is_bf16_supported() else "float16") if on_gpu else "float32"
         batch_size = min(self.batch_size or _batch_size(n, images), max(1, n))
-        epochs = self.epochs or _epochs(n, batch_size, images, task)
+        epochs = 1 if solver else self.epochs or _epochs(n, batch_size, images, task)
         augment = self.augment
         if augment == "auto":
             augment = "flip-crop" if images and corpus.modality == "image" and is_natural(corpus) else "none"
         if augment != "none" and not images:
             raise LearnerError(f"augment={augment!r} needs a model that reads pixels.", "Use augment='none'.")
         record = self.record
-        if record == "auto":
+        if solver:
+            record = "none"
+        elif record == "auto":
             record = "logits" if 2 * epochs * n * _width(task, corpus) <= LOGITS_BYTES else "summary"
         return replace(
             self,
@@ -154,9 +159,7 @@ class Learner:
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=self.learning_rate or _learning_rate(self.optimizer, batch_size, linear),
-            weight_decay=(1e-2 if self.optimizer == "adamw" else 5e-4)
-            if self.weight_decay is None
-            else self.weight_decay,
+            weight_decay=WEIGHT_DECAY[solver or self.optimizer] if self.weight_decay is None else self.weight_decay,
             augment=augment,
             precision=precision,
             device=device,

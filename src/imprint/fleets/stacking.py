@@ -62,12 +62,12 @@ class Stack:
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """State dict of one member, on the CPU."""
-        found = {}
-        for name, value in self.parameters.items():
-            one = value[member].detach()
-            found[name] = (one.T if self._is_turned(name) else one).cpu().clone(memory_format=torch.contiguous_format)
-        buffers = self.template.state_dict()
-        return {name: found[name] if name in found else value.cpu() for name, value in buffers.items()}
+        found = {name: value.cpu() for name, value in self.template.state_dict().items()}
+        for name, parameter in self.template.named_parameters(remove_duplicate=False):  # tied weights have several names
+            own = self.names[id(parameter)]
+            one = self.parameters[own][member].detach()
+            found[name] = (one.T if self._is_turned(own) else one).cpu().clone(memory_format=torch.contiguous_format)
+        return found
 
     def __call__(self, inputs: Shaped[Tensor, "member example ..."]) -> Float[Tensor, "member example ..."]:
         """Outputs of every member on its own examples; in the template's mode (training or evaluation)."""
@@ -88,7 +88,7 @@ class Stack:
             for member, module in enumerate(modules):
                 self.put(member, module)
             said = self(inputs.expand(self.members, *inputs.shape))
-            said.square().sum().backward()
+            said.square().sum().backward()  # type: ignore[no-untyped-call]
             for member, module in enumerate(modules):
                 module.eval()
                 expected = module(inputs)
@@ -186,7 +186,7 @@ def _flatten(stack: Stack, module: nn.Flatten, x: Tensor) -> Tensor:
 def _elementwise(stack: Stack, module: nn.Module, x: Tensor) -> Tensor:
     if getattr(module, "inplace", False):  # what it would write into may be the inputs, which members share
         module = copy.copy(module)
-        module.inplace = False
+        module.inplace = False  # type: ignore[assignment]
     return module(x)
 
 
@@ -201,7 +201,7 @@ def _dropout(stack: Stack, module: nn.Dropout, x: Tensor) -> Tensor:
 
 def _by_example(stack: Stack, module: nn.Module, x: Tensor) -> Tensor:
     """Modules without parameters that look at one example at a time."""
-    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return torch.unflatten(module(x.flatten(0, 1)), 0, x.shape[:2])
 
 
 def _layer_norm(stack: Stack, module: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ def _layer_norm(stack: Stack, module: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _group_norm(stack: Stack, module: nn.GroupNorm, x: Tensor) -> Tensor:
-    normal = F.group_norm(x.flatten(0, 1), module.num_groups, eps=module.eps).unflatten(0, x.shape[:2])
+    normal = F.group_norm(x.flatten(0, 1), module.num_groups, eps=module.eps).unflatten(0, x.shape[:2])  # type: ignore[no-untyped-call]
     return _affine(stack, module, normal, trailing=x.dim() - 3)
 
 
@@ -235,8 +235,8 @@ def _convolution(stack: Stack, module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tens
     said = call(
         x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), None if bias is None else bias.flatten(),
         module.stride, module.padding, module.dilation, members * module.groups,
-    )  # type: ignore[arg-type]  # fmt: skip
-    return said.unflatten(1, (members, -1)).transpose(0, 1)
+    )  # fmt: skip
+    return said.unflatten(1, (members, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
 
 
 def _embedding(stack: Stack, module: nn.Embedding, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The default modules, and how any module is built from a name, a factory, a class or an instance.
 
-`linear` and `mlp` for feature vectors, `cnn` and `resnet` for images. None has batch statistics (GroupNorm and LayerNorm
-instead), so an example's output never depends on its neighbours in the batch, and many modules can be stacked into one.
+`linear` and `mlp` for feature vectors, `cnn` and `resnet` for images; `ridge` and `logistic` are `linear`, but solved and not
+trained. None has batch statistics (GroupNorm and LayerNorm instead), so an example's output never depends on its neighbours in the
+batch, and many modules can be stacked into one.
 """
 
 from __future__ import annotations
@@ -151,7 +152,11 @@ def resnet(shape: Shape, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, width))
 
 
-HEADS: dict[str, Callable[[Shape, int], nn.Module]] = {"linear": linear, "mlp": mlp, "cnn": cnn, "resnet": resnet}
+HEADS: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "linear": linear, "mlp": mlp, "cnn": cnn, "resnet": resnet, "ridge": linear, "logistic": linear,
+}  # fmt: skip
+# Heads that are solved at once and not trained in epochs; see `imprint.fitting.heads`.
+SOLVED = ("ridge", "logistic")
 
 
 def module_for(
@@ -160,7 +165,7 @@ def module_for(
     """A freshly initialised module: the same weights for the same arguments, and torch's global generator untouched.
 
     Args:
-        model: "auto", "linear", "mlp", "cnn", "resnet" (also as the last part of "ENCODER/MODULE"); the name of an encoder (its
+        model: "auto", "linear", "ridge", "logistic", "mlp", "cnn", "resnet" (also as the last part of "ENCODER/MODULE"); the name of an encoder (its
             default module); a factory `f(shape, width)` or `f()`; an `nn.Module` class with such arguments; or an `nn.Module`
             instance, which is copied with the weights that it has (the seed then changes nothing); or a scikit-learn
             classifier or regressor, which becomes an `Estimator`.
@@ -180,7 +185,8 @@ def module_for(
     if is_estimator(head):
         return Estimator(head, width, seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Only the CPU's generator: torch.manual_seed also queues a seeding of every GPU, which costs more than a small module.
+        torch.default_generator.manual_seed(seed)
         module = HEADS[head](shape, width) if isinstance(head, str) else _custom(head, shape, width)
     if len(shape) == 3:
         normalise = Normalise(shape[0], normalisation)
