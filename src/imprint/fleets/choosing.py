@@ -25,8 +25,8 @@ from imprint.fleets.sequential import Sequential
 from imprint.fleets.shared import Shared
 from imprint.models import is_estimator
 
-# Seconds that one measurement should take at least, and the steps that it begins with.
-PROBE_SECONDS = 0.25
+# Seconds that one measurement takes at least: for a choice, and for a price; and the steps that it begins with.
+CHOICE_SECONDS, PRICE_SECONDS = 0.1, 1.0
 PROBE_STEPS = 4
 MOST_STEPS = 512
 # Rows whose prediction is timed.
@@ -69,14 +69,15 @@ def choose(shared: Shared, members: Sequence[Member], numbers: Sequence[int], qu
         members: The members.
         numbers: Which of them are to be trained.
         queries: How many rows each predicts; None for all rows.
+        probe: Seconds that each measurement takes at least.
     """
     asked = len(shared.data.target) if queries is None else queries
     reason = Batched().why_not(shared)
     sequential = Sequential()
     if reason is not None:
-        seconds = priced(sequential, shared, members, numbers, asked)
+        seconds = priced(sequential, shared, members, numbers, asked, probe)
         return Choice(sequential, f"one after the other: {reason}", seconds)
-    alone, stacked = (priced(one, shared, members, numbers, asked) for one in (sequential, Batched()))
+    alone, stacked = (priced(one, shared, members, numbers, asked, probe) for one in (sequential, Batched()))
     if stacked < alone:
         return Choice(Batched(), f"stacked: measured {_ratio(alone, stacked)} as fast as one after the other", stacked)
     return Choice(sequential, f"one after the other: measured {_ratio(stacked, alone)} as fast as stacked", alone)
@@ -96,7 +97,12 @@ def steady(shared: Shared) -> Executor:
 
 
 def priced(
-    executor: Executor, shared: Shared, members: Sequence[Member], numbers: Sequence[int], queries: int
+    executor: Executor,
+    shared: Shared,
+    members: Sequence[Member],
+    numbers: Sequence[int],
+    queries: int,
+    probe: float = PRICE_SECONDS,
 ) -> float:
     """Seconds that these members will take with an executor: measured on a few steps, for each kind of member."""
     total = 0.0
@@ -106,7 +112,7 @@ def priced(
             total += len(alike) * _whole(executor, shared, members, alike[0], queries)
             continue
         side = 1 if executor.name == "sequential" else min(len(alike), wave_size(shared, learner, queries))
-        cost = measured(executor, shared, first, side, queries)
+        cost = measured(executor, shared, first, side, queries, probe)
         batch = int(learner.batch_size or 1)
         size = len(shared.data.rows) if first.rows is None else len(first.rows)
         steps = (len(batch_bounds(size, batch)) - 1) * int(learner.epochs)
@@ -114,7 +120,7 @@ def priced(
     return total
 
 
-def measured(executor: Executor, shared: Shared, member: Member, side: int, queries: int) -> Cost:
+def measured(executor: Executor, shared: Shared, member: Member, side: int, queries: int, probe: float) -> Cost:
     """What a step, a query and the beginning of a member cost, with `side` members trained side by side."""
     learner = member.learner(shared.learner)
     batch = int(learner.batch_size or 1)
@@ -128,9 +134,9 @@ def measured(executor: Executor, shared: Shared, member: Member, side: int, quer
     while True:
         longer = [_short(member, rows, batch, steps, seed) for seed in range(side)]
         spent = _timed(executor, shared, longer, few[:1])
-        if spent - once >= PROBE_SECONDS or steps >= MOST_STEPS:
+        if spent - once >= probe or steps >= MOST_STEPS:
             break
-        steps = min(MOST_STEPS, max(2 * steps, math.ceil(steps * 1.3 * PROBE_SECONDS / max(1e-6, spent - once))))
+        steps = min(MOST_STEPS, max(2 * steps, math.ceil(steps * 1.3 * probe / max(1e-6, spent - once))))
     step = max(1e-9, spent - once) / max(1, steps - 1) / side
     query = max(0.0, predicted - once) / max(1, len(few) - 1) / side
     return Cost(step, query, max(0.0, once / side - step))
