@@ -61,7 +61,13 @@ class Cost:
         return self.step * steps + members * (self.query * queries + self.once)
 
 
-def choose(shared: Shared, members: Sequence[Member], numbers: Sequence[int], queries: int | None = None) -> Choice:
+def choose(
+    shared: Shared,
+    members: Sequence[Member],
+    numbers: Sequence[int],
+    queries: int | None = None,
+    probe: float = CHOICE_SECONDS,
+) -> Choice:
     """The executor that should be the fastest for these members.
 
     Args:
