@@ -25,7 +25,7 @@ from torch import Tensor
 from imprint.errors import EvidenceError, LearnerError
 from imprint.fitting import Learner, Progress, Shuffled, generator, silent
 from imprint.fitting.augment import flip_crop
-from imprint.fitting.build import build
+from imprint.fitting.build import build, has_epochs
 from imprint.fitting.loop import as_input, autocast_dtype, batch_bounds, optimizer_for, place
 from imprint.fitting.memory import available_memory
 from imprint.fitting.samplers import SamplerState
@@ -33,6 +33,7 @@ from imprint.fitting.schedule import factor
 from imprint.fleets.executing import Finished
 from imprint.fleets.member import Member
 from imprint.fleets.shared import Shared
+from imprint.fleets.solving import run_solved, solvable
 from imprint.fleets.stacking import Stack
 from imprint.models import is_estimator
 from imprint.tasks import Batch
@@ -61,8 +62,8 @@ class Batched:
     name: ClassVar[str] = "batched"
 
     def why_not(self, shared: Shared) -> str | None:
-        """Why these trainings cannot be stacked, or None."""
-        return unstackable(shared, shared.learner)
+        """Why these trainings cannot be stacked, or None. Heads that are solved at once are solved together."""
+        return None if solvable(shared) else unstackable(shared, shared.learner)
 
     def run(
         self,
@@ -75,6 +76,9 @@ class Batched:
         progress: Progress = silent,
     ) -> Iterator[Finished]:
         """Train some of the members; see `Executor.run`."""
+        if solvable(shared):
+            yield from run_solved(shared, members, numbers, queries, parameters, progress, memory=self.memory)
+            return
         done = 0
         for learner, alike in alike_members(shared, members, numbers):
             if learner is not shared.learner and (reason := unstackable(shared, learner)) is not None:
@@ -95,6 +99,8 @@ def unstackable(shared: Shared, learner: Learner) -> str | None:
     """Why members of this learner cannot be trained as one program, in words; None if they can."""
     if is_estimator(learner.model):
         return f"{type(learner.model).__name__} is a scikit-learn estimator"
+    if not has_epochs(learner.model):
+        return f"{learner.model!r} is solved and not trained"
     if learner.sampler is not None:
         return "its sampler may visit examples in another number of steps for each member"
     if learner.precision == "float16":
@@ -126,13 +132,13 @@ def alike_members(
 def wave_size(shared: Shared, learner: Learner, queries: int, memory: int | None = None) -> int:
     """How many members a wave may hold.
 
-    Counted are parameters, gradients and moments (and the average of the weights), the activations of a batch, the order of an epoch and
-    the outputs on the queries.
+    Counted are parameters, gradients (once more while they are added up) and moments, the average of the weights, the activations of a
+    batch, the order of an epoch and the outputs on the queries.
     """
     module = build(learner, shared.encoder, shared.task)
     parameters = sum(one.numel() for one in module.parameters())
     numbers = activations(module, as_input(shared.data.inputs[:1], torch.device("cpu")))
-    state = 4 * parameters * (5 if learner.ema else 4)
+    state = 4 * parameters * (6 if learner.ema else 5)
     per_example = 4 * (3 * numbers + math.prod(shared.data.shape))
     outputs = 4 * queries * shared.task.width * 2
     bytes_each = state + int(learner.batch_size or 1) * per_example + 24 * len(shared.data.rows) + outputs
@@ -241,7 +247,11 @@ def train_wave(
         with torch.no_grad():
             for tensor, mean in zip(trained, average, strict=True):
                 tensor.copy_(mean)
-    del optimizer
+    # An optimizer is part of reference cycles: without this its moments would stay until the next garbage collection.
+    optimizer.state.clear()
+    optimizer.param_groups.clear()
+    for tensor in trained:
+        tensor.grad = None
     said = predict_stack(stack, inputs, queries, device)
     weights = [stack.weights(member) for member in range(len(members))] if parameters else None
     share = (time.perf_counter() - began) / len(members)
