@@ -68,8 +68,12 @@ def test_the_same_audit_again_trains_nothing(result: AuditResult, source: Path, 
         raise AssertionError("trained again")
 
     # By name, since the function `imprint.recording.fit` hides the module that it is in.
-    for module in ("imprint.recording.fit", "imprint.fleets.sequential"):
-        monkeypatch.setattr(sys.modules[module], "train", refuse)
+    for module, name in (
+        ("imprint.recording.fit", "train"),
+        ("imprint.fleets.sequential", "train"),
+        ("imprint.fleets.batched", "train_wave"),
+    ):
+        monkeypatch.setattr(sys.modules[module], name, refuse)
     again = imprint.audit(
         source,
         target="digit",

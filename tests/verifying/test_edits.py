@@ -89,12 +89,15 @@ def test_right_edits_help_and_random_ones_do_not(run: Run, right: Findings, tmp_
 
 def test_an_interrupted_verification_goes_on(run: Run, right: Findings, tmp_path: Path, monkeypatch) -> None:
     whole = imprint.verify(right, run, seeds=1, path=tmp_path, progress=False)
-    from imprint.verifying import edits
+    from imprint.fleets import batched, sequential
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(edits, "train_member", refuse)
+    monkeypatch.setattr(batched, "train_wave", refuse)
+    monkeypatch.setattr(sequential, "train_module", refuse)
+    with pytest.raises(AssertionError, match="trained again"):
+        imprint.verify(right, run, seeds=2, path=tmp_path, progress=False)
     again = imprint.verify(right, run, seeds=1, path=tmp_path, progress=False)
     assert again.before == whole.before
     assert again.after == whole.after

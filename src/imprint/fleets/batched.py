@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -89,8 +89,12 @@ class Batched:
             waves = math.ceil(len(alike) / size)
             for wave in np.array_split(np.asarray(alike), waves):
                 chosen = [int(number) for number in wave]
-                finished = train_wave(shared, learner, [members[n] for n in chosen], chosen, queries, parameters)
-                yield finished
+                own = [members[number] for number in chosen]
+
+                def told(share: float, before: int = done, count: int = len(chosen)) -> None:
+                    progress("members", before + int(share * count), len(numbers))
+
+                yield train_wave(shared, learner, own, chosen, queries, parameters, told)
                 done += len(chosen)
                 progress("members", done, len(numbers))
 
@@ -166,7 +170,13 @@ def activations(module: torch.nn.Module, inputs: Tensor) -> int:
 
 
 def train_wave(
-    shared: Shared, learner: Learner, members: Sequence[Member], numbers: list[int], queries: Tensor, parameters: bool
+    shared: Shared,
+    learner: Learner,
+    members: Sequence[Member],
+    numbers: list[int],
+    queries: Tensor,
+    parameters: bool = False,
+    told: Callable[[float], None] = lambda share: None,
 ) -> Finished:
     """Train members that take the same steps, side by side.
 
@@ -177,6 +187,7 @@ def train_wave(
         numbers: Their numbers, for the result.
         queries: Rows whose outputs are wanted.
         parameters: Whether the weights are wanted.
+        told: Told the share of the training that is done, after each epoch.
 
     Raises:
         LearnerError: The loss of a member became infinite or not a number.
@@ -242,6 +253,7 @@ def train_wave(
                 f"The training of member {worst} diverged in epoch {epoch}.",
                 f"Lower learning_rate (now {learner.learning_rate:g}), or look for extreme values in the inputs.",
             )
+        told(epoch / epochs)
     stack.draw = None
     if average is not None:
         with torch.no_grad():

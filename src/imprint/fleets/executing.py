@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imprint.fleets.member import Member
     from imprint.fleets.shared import Shared
 
-NAMES = ("auto", "batched", "sequential", "cluster")
+NAMES = ("auto", "steady", "batched", "sequential", "cluster")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def execute(
         shared: What they have in common (`share`).
         members: The members.
         queries: Rows whose outputs are wanted.
-        executor: "auto" (the fastest by a short measured price), "batched", "sequential", "cluster", or an executor with settings.
+        executor: "auto" (the fastest by a short measured price), "steady" (by a rule, so that the same call always takes the same one),
+            "batched", "sequential", "cluster", or an executor with settings.
         numbers: Which members to train; None for all.
         parameters: Whether the trained weights are wanted as well.
         progress: Told the members done.
@@ -116,7 +117,7 @@ def execute(
 
 
 def resolve(executor: str | Executor, shared: Shared, members: Sequence[Member], numbers: Sequence[int]) -> Executor:
-    """The executor of a name; "auto" is measured."""
+    """The executor of a name; "auto" is measured, "steady" follows a rule."""
     if not isinstance(executor, str):
         return executor
     if executor == "sequential":
@@ -135,4 +136,8 @@ def resolve(executor: str | Executor, shared: Shared, members: Sequence[Member],
         from imprint.fleets.choosing import choose
 
         return choose(shared, members, numbers).executor
+    if executor == "steady":
+        from imprint.fleets.choosing import steady
+
+        return steady(shared)
     raise EvidenceError(f"No executor '{executor}'.", nearest(executor, NAMES))

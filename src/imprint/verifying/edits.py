@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from imprint.answers import Findings, Verdict
 from imprint.errors import MethodError
-from imprint.fitting import Progress, reporter
-from imprint.fleets import Member, Shared, share, train_member
+from imprint.fitting import Progress, reporter, silent
+from imprint.fleets import Member, Shared, execute, share
 from imprint.recording import Run, load
 from imprint.recording.needs import Outputs
 from imprint.verifying.interval import crossed_interval
@@ -94,11 +94,11 @@ def verify(
         keep = Kept(path, shared, test, run.fingerprint)
         credit: dict[str, list[Tensor]] = {arm: [] for arm in arms}
         table = []
-        for number, (seed, arm) in enumerate((seed, arm) for seed in chosen for arm in arms):
-            outputs = keep.train(arms[arm].member(seed, rows, target))
+        trainings = [(seed, arm) for seed in chosen for arm in arms]
+        members = [arms[arm].member(seed, rows, target) for seed, arm in trainings]
+        for (seed, arm), outputs in zip(trainings, keep.train(members, told), strict=True):
             table.append({"arm": arm, "seed": seed, **run.task.metrics(outputs, shared.data.target[test])})
             credit[arm].append(run.task.credit(outputs, shared.data.target[test]))
-            told("verify", number + 1, len(chosen) * len(arms))
     effect, interval = crossed_interval(torch.stack(credit["after"]) - torch.stack(credit["before"]), level)
     return Verdict(
         verb="verify",
@@ -189,18 +189,34 @@ class Kept:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def train(self, member: Member) -> Tensor:
-        """Outputs of the member on the test rows, trained now or earlier."""
-        kept = self.folder and self.folder / f"{self.key(member)}.safetensors"
-        if kept and kept.exists():
-            return load_file(kept)["outputs"]
-        outputs = train_member(self.shared, member, test=self.test, outputs_of=self.test).outputs
-        assert outputs is not None
-        if kept:
-            scratch = kept.with_suffix(".partial")
-            save_file({"outputs": outputs.contiguous()}, scratch)
-            scratch.replace(kept)
-        return outputs
+    def train(self, members: Sequence[Member], progress: Progress = silent) -> list[Tensor]:
+        """Outputs of members on the test rows, trained now or earlier. All that are left to train are trained as one fleet."""
+        found: dict[int, Tensor] = {}
+        for number, member in enumerate(members):
+            kept = self.folder and self.folder / f"{self.key(member)}.safetensors"
+            if kept and kept.exists():
+                found[number] = load_file(kept)["outputs"]
+        missing = [number for number in range(len(members)) if number not in found]
+        earlier = len(found)
+
+        def told(label: str, done: int, total: int, facts: Mapping[str, str] | None = None) -> None:
+            progress("verify", earlier + done, len(members), facts)
+
+        trained = execute(self.shared, members, queries=self.test, executor="steady", numbers=missing, progress=told)
+        for finished in trained:
+            for number, outputs in zip(finished.numbers, finished.outputs, strict=True):
+                found[number] = outputs
+                if self.folder:
+                    self._keep(members[number], outputs)
+        progress("verify", len(members), len(members))
+        return [found[number] for number in range(len(members))]
+
+    def _keep(self, member: Member, outputs: Tensor) -> None:
+        assert self.folder is not None
+        kept = self.folder / f"{self.key(member)}.safetensors"
+        scratch = kept.with_suffix(".partial")
+        save_file({"outputs": outputs.contiguous()}, scratch)
+        scratch.replace(kept)
 
     def key(self, member: Member) -> str:
         """16 hex digits that differ where the corpus, the training or the test rows differ."""
