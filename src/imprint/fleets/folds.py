@@ -1,33 +1,14 @@
-"""Out-of-fold predictions: every training example is judged by a model that was trained without it.
-
-`k` members, each trained on all folds but one. Folds are stratified by target (by its quantiles for regression), and examples of
-one group stay together.
-"""
+"""Folds: stratified by target (by its quantiles for regression), with the examples of one group together."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import lance
 import numpy as np
-import pyarrow as pa
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from imprint.errors import EvidenceError
-from imprint.fitting import Progress, derive, silent
-from imprint.fleets.member import Member
-from imprint.fleets.sequential import train_member
-from imprint.fleets.shared import share
-from imprint.recording import tables
-from imprint.recording.collect import COLLECTORS
-from imprint.recording.files import replacing
-from imprint.recording.needs import Need, OutOfFold
-
-if TYPE_CHECKING:
-    from imprint.recording import Run
-
+from imprint.fitting import derive
+from imprint.recording.needs import OutOfFold
 
 # As many as methods ask for where they do not say.
 FOLDS = OutOfFold.folds
@@ -45,6 +26,7 @@ def assign(target: Tensor, folds: int, seed: int = 0, groups: np.ndarray | None 
     Raises:
         EvidenceError: There are fewer examples or groups than folds.
 
+    >>> import torch
     >>> fold = assign(torch.tensor([0, 0, 0, 1, 1, 1]), 3)
     >>> [sorted(fold[:3].tolist()), sorted(fold[3:].tolist())]
     [[0, 1, 2], [0, 1, 2]]
@@ -75,30 +57,3 @@ def assign(target: Tensor, folds: int, seed: int = 0, groups: np.ndarray | None 
     fold = np.empty(len(strata), dtype=np.int64)
     fold[order] = dealt
     return fold[member]
-
-
-def collect_out_of_fold(run: Run, need: Need, progress: Progress = silent) -> None:
-    """Train the folds of a run and write `out_of_fold.lance`: row, logits, fold."""
-    folds = int(getattr(need, "folds", 5))
-    rows = run.rows()
-    groups = None if run.corpus.groups is None else run.corpus.groups.gather(rows).to_numpy()
-    fold = assign(run.target(), folds, run.learner.seed, groups)
-    shared = share(run, progress=progress)
-    found: Tensor | None = None
-    for number in range(folds):
-        held_out = np.flatnonzero(fold == number)
-        member = Member(derive(run.learner.seed, "fold", number), rows[fold != number])
-        said = train_member(shared, member, test=rows[:0], outputs_of=rows[held_out]).outputs
-        assert said is not None
-        if found is None:
-            found = torch.empty(len(rows), *said.shape[1:])
-        found[torch.from_numpy(held_out)] = said
-        progress("folds", number + 1, folds)
-    assert found is not None
-    table = pa.table({"row": rows, "logits": tables.fixed(found.flatten(1)), "fold": fold.astype(np.int16)})
-    with replacing(run.path / "evidence" / "out_of_fold.lance") as temporary:
-        described = table.replace_schema_metadata({"folds": str(folds)})
-        lance.write_dataset(described, str(temporary), max_rows_per_file=tables.ROWS_PER_FILE)
-
-
-COLLECTORS["out_of_fold"] = collect_out_of_fold
