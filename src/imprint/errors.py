@@ -60,6 +60,10 @@ class MethodError(ImprintError):
     """No such method, or it does not serve this task."""
 
 
+class PlanError(ImprintError):
+    """A plan of a fleet is impossible, or does not fit the corpus."""
+
+
 class ResourceError(ImprintError):
     """Not enough memory or disk for the job."""
 

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from imprint.fitting import silent
-from imprint.fitting.build import build
+from imprint.fitting.build import build, has_epochs
 from imprint.fitting.loop import batch_bounds
 from imprint.fleets.batched import Batched, alike_members, wave_size
 from imprint.fleets.executing import Executor
 from imprint.fleets.member import Member
 from imprint.fleets.sequential import Sequential
 from imprint.fleets.shared import Shared
-from imprint.models import is_estimator
+from imprint.fleets.solving import price_solved, solvable
 
 # Seconds that one measurement takes at least: for a choice, and for a price; and the steps that it begins with.
 CHOICE_SECONDS, PRICE_SECONDS = 0.1, 1.0
@@ -78,6 +78,12 @@ def choose(
         probe: Seconds that each measurement takes at least.
     """
     asked = len(shared.data.target) if queries is None else queries
+    if solvable(shared):
+        return Choice(
+            Batched(),
+            "solved together: what members have in common is summed once",
+            price_solved(shared, members, numbers, asked),
+        )
     reason = Batched().why_not(shared)
     sequential = Sequential()
     if reason is not None:
@@ -111,10 +117,12 @@ def priced(
     probe: float = PRICE_SECONDS,
 ) -> float:
     """Seconds that these members will take with an executor: measured on a few steps, for each kind of member."""
+    if executor.name == "batched" and solvable(shared):
+        return price_solved(shared, members, numbers, queries)
     total = 0.0
     for learner, alike in alike_members(shared, members, numbers):
         first = members[alike[0]]
-        if is_estimator(learner.model) or not learner.epochs:
+        if not (has_epochs(learner.model) and learner.epochs):
             total += len(alike) * _whole(executor, shared, members, alike[0], queries)
             continue
         side = 1 if executor.name == "sequential" else min(len(alike), wave_size(shared, learner, queries))

@@ -106,7 +106,7 @@ def execute(
     wanted = list(range(len(members))) if numbers is None else list(numbers)
     if not wanted:
         return
-    chosen = resolve(executor, shared, members, wanted)
+    chosen, _ = resolve(executor, shared, members, wanted, len(queries))
     reason = chosen.why_not(shared)
     if reason is not None:
         raise EvidenceError(
@@ -116,28 +116,31 @@ def execute(
     yield from chosen.run(shared, members, wanted, queries, parameters=parameters, progress=progress)
 
 
-def resolve(executor: str | Executor, shared: Shared, members: Sequence[Member], numbers: Sequence[int]) -> Executor:
-    """The executor of a name; "auto" is measured, "steady" follows a rule."""
+def resolve(
+    executor: str | Executor, shared: Shared, members: Sequence[Member], numbers: Sequence[int], queries: int
+) -> tuple[Executor, str]:
+    """The executor that is meant, and why it is this one: "auto" is measured, "steady" follows a rule."""
     if not isinstance(executor, str):
-        return executor
-    if executor == "sequential":
-        from imprint.fleets.sequential import Sequential
-
-        return Sequential()
-    if executor == "batched":
-        from imprint.fleets.batched import Batched
-
-        return Batched()
-    if executor == "cluster":
-        from imprint.fleets.cluster import Cluster
-
-        return Cluster()
+        return executor, "asked for"
     if executor == "auto":
         from imprint.fleets.choosing import choose
 
-        return choose(shared, members, numbers).executor
+        choice = choose(shared, members, numbers, queries)
+        return choice.executor, choice.why
     if executor == "steady":
         from imprint.fleets.choosing import steady
 
-        return steady(shared)
+        return steady(shared), "by the rule for this model and device"
+    if executor == "sequential":
+        from imprint.fleets.sequential import Sequential
+
+        return Sequential(), "asked for"
+    if executor == "batched":
+        from imprint.fleets.batched import Batched
+
+        return Batched(), "asked for"
+    if executor == "cluster":
+        from imprint.fleets.cluster import Cluster
+
+        return Cluster(), "asked for"
     raise EvidenceError(f"No executor '{executor}'.", nearest(executor, NAMES))

@@ -84,7 +84,7 @@ def packed(member: Member) -> Member:
     """The member with arrays of its own: a tensor that is a row of a large one would take the large one along."""
     return replace(
         member,
-        rows=None if member.rows is None else np.array(member.rows),
+        rows=None if member.rows is None else torch.as_tensor(member.rows).numpy().copy(),
         target=None if member.target is None else member.target.clone(),
         weight=None if member.weight is None else member.weight.clone(),
     )

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imprint.errors import LearnerError
 from imprint.fitting import Learner, Progress, predict, silent, train
-from imprint.fitting.build import build, fit_estimator
+from imprint.fitting.build import build, fit_at_once, has_epochs
 from imprint.fleets.executing import Finished
 from imprint.fleets.member import Member, Outcome
 from imprint.fleets.shared import Shared, share
-from imprint.models import is_estimator
 
 if TYPE_CHECKING:
     from imprint.corpus import Corpus
@@ -38,9 +38,15 @@ class Sequential:
     processes: int = 1
     name: ClassVar[str] = "sequential"
 
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise LearnerError(f"processes={self.processes} is not a number of processes.", "Give 1 or more.")
+
     def why_not(self, shared: Shared) -> str | None:
-        """Nothing: it trains whatever a run can train."""
-        return None
+        """It trains whatever a run can train; several processes need a learner that can be sent to them."""
+        from imprint.fleets.sending import why_not_sent
+
+        return None if self.processes == 1 else why_not_sent(shared)
 
     def run(
         self,
@@ -53,15 +59,33 @@ class Sequential:
         progress: Progress = silent,
     ) -> Iterator[Finished]:
         """Train `members[number]` for each of `numbers`; see `Executor.run`."""
+        if self.processes > 1:
+            from imprint.fleets import processes
+
+            yield from processes.run(
+                shared,
+                members,
+                numbers,
+                queries,
+                processes=self.processes,
+                parameters=parameters,
+                progress=progress,
+            )
+            return
         for done, number in enumerate(numbers):
-            began = time.perf_counter()
-            module = train_module(shared, members[number])
-            said = predict(module, shared.task, shared.data.inputs, queries, device=shared.learner.device)
-            weights = None
-            if parameters:
-                weights = [{name: value.detach().cpu() for name, value in module.state_dict().items()}]
-            yield Finished([number], said[None], [time.perf_counter() - began], weights)
+            yield train_finished(shared, members[number], number, queries, parameters)
             progress("members", done + 1, len(numbers))
+
+
+def train_finished(shared: Shared, member: Member, number: int, queries: Tensor, parameters: bool = False) -> Finished:
+    """One member, trained, with what it says of the queries; see `Executor.run`."""
+    began = time.perf_counter()
+    module = train_module(shared, member)
+    said = predict(module, shared.task, shared.data.inputs, queries, device=shared.learner.device)
+    weights = None
+    if parameters:
+        weights = [{name: value.detach().cpu() for name, value in module.state_dict().items()}]
+    return Finished([number], said[None], [time.perf_counter() - began], weights)
 
 
 def train_module(shared: Shared, member: Member, progress: Progress = silent) -> torch.nn.Module:
@@ -70,8 +94,8 @@ def train_module(shared: Shared, member: Member, progress: Progress = silent) ->
     data = shared.data.train_on(
         None if member.rows is None else torch.as_tensor(member.rows), member.target, member.weight
     )
-    if is_estimator(learner.model):
-        return fit_estimator(learner, shared.task, data)
+    if not has_epochs(learner.model):
+        return fit_at_once(learner, shared.encoder, shared.task, data)
     return train(build(learner, shared.encoder, shared.task), shared.task, data, learner, progress=progress).module
 
 

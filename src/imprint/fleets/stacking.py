@@ -63,7 +63,9 @@ class Stack:
     def weights(self, member: int) -> dict[str, Tensor]:
         """State dict of one member, on the CPU."""
         found = {name: value.cpu() for name, value in self.template.state_dict().items()}
-        for name, parameter in self.template.named_parameters(remove_duplicate=False):  # tied weights have several names
+        for name, parameter in self.template.named_parameters(
+            remove_duplicate=False
+        ):  # tied weights have several names
             own = self.names[id(parameter)]
             one = self.parameters[own][member].detach()
             found[name] = (one.T if self._is_turned(own) else one).cpu().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,136 @@
+"""Fleets as evidence of a run: what a method's needs name is trained once and kept in `RUN/fleets/STORE`.
+
+The queries of such a fleet are all rows of the corpus, so that it answers what is asked of it later: of training examples
+(memorisation), of held-out ones (the metric of a subset, datamodels), in whichever field. A fleet that was interrupted goes on with the
+members that are missing when it is asked for again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from imprint.errors import EvidenceError
+from imprint.fitting import Progress, silent
+from imprint.fleets.fleet import Fleet, fleet
+from imprint.fleets.plan import Plan, bootstrap, subsets
+from imprint.recording.collect import COLLECTORS, SOURCES, Source
+from imprint.recording.needs import BagCounts, Bags, FleetNeed, Membership, Need, Subsets, Utility
+from imprint.tasks import Classification, Regression
+
+if TYPE_CHECKING:
+    from imprint.recording import Run
+
+# By a rule and not by a measurement, so that the same question gets bitwise the same answer.
+EXECUTOR = "steady"
+# Bytes of logits that are read at a time.
+BLOCK_BYTES = 2**28
+
+
+def held_out(run: Run) -> tuple[str, np.ndarray]:
+    """Name and rows of the split that models are judged on: the validation split, else the test split, else any that is not training.
+
+    Raises:
+        EvidenceError: All rows are training rows.
+    """
+    sizes: dict[str, int] = run.manifest["corpus"]["splits"]
+    others = [name for name, size in sizes.items() if size and name != "train"] if "train" in sizes else []
+    others.sort(key=lambda name: (not name.startswith("val"), name != "test"))
+    if not others:
+        raise EvidenceError(
+            f"The run {run.path} has no held-out examples, and the value of an example is measured on them.",
+            "Open the corpus with a split, such as imprint.open(..., split={'train': 0.8, 'test': 0.2}), and fit again; or use "
+            "score('data-oob') or score('memorisation'), which need none.",
+        )
+    return others[0], run.rows(others[0])
+
+
+def plan_of(need: Need) -> Plan:
+    """The plan of the fleet that a need is read from."""
+    assert isinstance(need, FleetNeed)
+    if need.kind == "subsets":
+        return subsets(need.members, getattr(need, "fraction", 0.5), independent=True)
+    return bootstrap(need.members)
+
+
+def collect_fleet(run: Run, need: Need, progress: Progress = silent) -> None:
+    """Train the fleet that a need is read from, or the members of it that are missing."""
+    # Of several classes the margin and the loss tell all that methods ask of many members; of other tasks they do not, and outputs
+    # are as narrow as a summary or nearly so.
+    keep = "auto" if isinstance(run.task, Classification) else "logits"
+    fleet(run, plan=plan_of(need), path=_folder(run, need), executor=EXECUTOR, keep=keep, progress=progress)
+
+
+def credit(run: Run, members: Fleet, rows: np.ndarray, whole: bool = True) -> Float[Tensor, "member example"]:
+    """What each example adds to the headline metric of each member, float64.
+
+    Args:
+        run: Whose fleet it is.
+        members: The fleet.
+        rows: The examples.
+        whole: Whether the metric is that of these examples together, so that the squared error of a quantity is taken in units of
+            their variance; else in units of the task's own, which blocks of examples share.
+    """
+    if isinstance(run.task, Classification) and members.manifest["keep"] == "summary":
+        return (members.outcomes("margin", rows=rows) > 0).double()
+    target = run.target(None)[torch.from_numpy(rows)]
+    if isinstance(run.task, Regression) and not whole:
+        return 1 - 2 * members.outcomes("loss", rows=rows).double()
+    found = torch.empty(len(members), len(rows), dtype=torch.float64)
+    step = max(1, BLOCK_BYTES // (4 * max(1, len(rows)) * run.task.width))
+    for begin in range(0, len(found), step):
+        numbers = np.arange(begin, min(begin + step, len(found)))
+        for number, outputs in zip(numbers, members.outcomes("logits", members=numbers, rows=rows), strict=True):
+            found[number] = run.task.credit(outputs, target)
+    return found
+
+
+def _folder(run: Run, need: Need) -> Path:
+    return run.path / "fleets" / str(need.store)
+
+
+def _open(run: Run, need: Need) -> Fleet:
+    return Fleet.load(_folder(run, need))
+
+
+def _has(run: Run, need: Need) -> bool:
+    return (_folder(run, need) / "manifest.json").exists() and bool(_open(run, need).done.all())
+
+
+def _check(run: Run, need: Need) -> None:
+    if isinstance(need, Utility):
+        held_out(run)
+
+
+def _value(run: Run, need: Need, block: slice) -> Any:
+    """What `Run.gather` gives for a need of subsets or bags."""
+    members = _open(run, need)
+    if isinstance(need, Membership):
+        return members.weights.included(examples=block)
+    if isinstance(need, BagCounts):
+        return members.weights.dense(examples=block).long()
+    if isinstance(need, Utility):
+        return credit(run, members, held_out(run)[1]).mean(1)
+    assert isinstance(need, Subsets | Bags)
+    rows = run.rows(need.split)[block]
+    if need.field == "credit":
+        return credit(run, members, rows, whole=False)
+    return members.outcomes(need.field, rows=rows)
+
+
+def _spent(run: Run, need: Need) -> tuple[int, str]:
+    members = _open(run, need)
+    seconds = members.metrics()["seconds"].sum()
+    return len(
+        members
+    ), f"{need.store}: {len(members)} models in {seconds:.3g} s, {members.manifest['executor']['why']}."
+
+
+for _kind in ("subsets", "bags"):
+    COLLECTORS[_kind] = collect_fleet
+    SOURCES[_kind] = Source(_has, _check, _value, _spent)
