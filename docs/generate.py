@@ -41,6 +41,7 @@ What `imprint COMMAND --help` says.
 VERBS = {
     "score": "How hard, late learned, forgotten or unsure is each example? `imprint.score(run, [names])`",
     "clean": "What is wrong with the data? `imprint.clean(run)`",
+    "trace": "Which training examples made the model say this? `imprint.trace(run, queries)`",
 }
 
 

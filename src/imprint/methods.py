@@ -23,7 +23,7 @@ from imprint.recording.needs import Classes, FleetNeed, HeldOutLoss, Need, OutOf
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Packages that register methods when imported.
-VERBS = {"score": "imprint.scoring", "clean": "imprint.cleaning"}
+VERBS = {"score": "imprint.scoring", "clean": "imprint.cleaning", "trace": "imprint.tracing"}
 ALL_TASKS = ("classification", "multilabel", "regression")
 # A block of the record holds about this many numbers (128 MiB of float32).
 BLOCK_NUMBERS = 2**25
@@ -91,9 +91,16 @@ class Method:
             MethodError: Fewer than 2.
         """
         if members < 2:
-            raise MethodError(f"{members} members are no fleet.", "Ask for at least 2; 64 is the default of most methods.")
+            raise MethodError(
+                f"{members} members are no fleet.", "Ask for at least 2; 64 is the default of most methods."
+            )
         needs = (replace(need, members=members) if isinstance(need, FleetNeed) else need for need in self.needs)
         return replace(self, needs=tuple(needs))
+
+    @property
+    def members(self) -> int:
+        """How many members the largest fleet has that it reads; 0 if it reads none."""
+        return max((need.members for need in needs_of([self]) if isinstance(need, FleetNeed)), default=0)
 
     @property
     def trainings(self) -> int:
@@ -306,8 +313,8 @@ def _streamed(
     """Evaluate functions of training examples on blocks, all of them on each block while its evidence is in memory."""
     total = len(run.rows("train"))
     asked = {need for _, needs in jobs.values() for need in needs}
-    held = {need: _value(need, run, values) for need in asked if need.kind is None}
-    read = _name_apart(need for need in asked if need.kind is not None)
+    held = {need: _value(need, run, values) for need in asked if need.kind is None or not need.per_example}
+    read = _name_apart(need for need in asked if need not in held)
     if block is None:
         # An example brings a number per epoch or per member of a fleet, times the outputs.
         deep = max([int(run.learner.epochs or 1), *(getattr(need, "members", 1) for need in asked)])

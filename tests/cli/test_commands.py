@@ -78,6 +78,20 @@ def test_score_lists_the_hardest_first(imprint: Imprint, run: Path, flipped: set
     assert len(pl.read_parquet(tmp_path / "s.parquet")) == document["count"] == 180
 
 
+def test_score_trains_a_fleet_once(imprint: Imprint, run: Path) -> None:
+    said = imprint("score", run, "memorisation", "banzhaf", "--members", 4, "--json")
+    assert said.status == 0, said.err
+    assert said.json["cost"]["trainings"] == 4
+    assert said.json["notes"][0].startswith("subsets-4-0.5: 4 models")
+    begun = (run / "fleets" / "subsets-4-0.5" / "manifest.json").stat().st_mtime_ns
+    text = imprint("score", run, "banzhaf", "--members", 4, "--top", 3).out
+    assert "Least valuable 3 of 180 by banzhaf" in text
+    assert (run / "fleets" / "subsets-4-0.5" / "manifest.json").stat().st_mtime_ns == begun
+    said = imprint("score", run, "aum", "--members", 4)
+    assert said.status == 2
+    assert "none of aum asks a fleet" in said.err
+
+
 def test_clean_finds_the_wrong_labels(imprint: Imprint, run: Path, flipped: set[str], tmp_path: Path) -> None:
     said = imprint("clean", run, "--kind", "label", "--out", tmp_path / "f.csv", "--json")
     assert said.status == 0, said.err

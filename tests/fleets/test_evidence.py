@@ -16,8 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier
 import imprint
 from imprint.errors import EvidenceError
 from imprint.fleets import Member, evidence, permutations, share, train_member
-from imprint.fleets.evidence import held_out
 from imprint.recording import Run
+from imprint.recording.held_out import held_out
 from imprint.recording.needs import BagCounts, Bags, Membership, Need, Permutations, Subsets, Target, Utility
 
 FLEET = importlib.import_module("imprint.fleets.fleet")  # the module; the name in the package is the function
@@ -119,6 +119,18 @@ def test_fleets_are_kept_apart_by_what_they_are(run: Run) -> None:
     found = [run.gather([need])[need.name] for need in needs]
     assert [len(one) for one in found] == [3, 4, 3, 3]
     assert 0.6 < float(found[2].double().mean()) < 1
+
+
+def test_members_that_are_missing_are_trained_when_they_are_asked_for(run: Run) -> None:
+    need = Subsets("margin", members=5)
+    whole = run.gather([need])["margin"]
+    lost = sorted((run.path / "fleets" / "subsets-5-0.5" / "outcomes").iterdir())[2]
+    others = {path: path.stat().st_mtime_ns for path in lost.parent.iterdir() if path != lost}
+    lost.unlink()
+    assert not run.has(need)
+    assert torch.equal(run.gather([need])["margin"], whole)
+    assert run.has(need)
+    assert {path: path.stat().st_mtime_ns for path in others} == others  # the rest was left alone
 
 
 def test_examples_are_in_a_subset_by_coins_of_their_own(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 import imprint
 from imprint.errors import LearnerError
 from imprint.fitting import Data, Learner
-from imprint.fleets import Member, Sequential, Shared, share, solving
-from imprint.fleets.executing import Finished, execute
+from imprint.fleets import Member, Sequential, Shared, plan, solving
+from imprint.fleets.executing import Finished
 from imprint.fleets.solving import Solved, price_solved, run_solved, solvable
 from imprint.models.estimator import IMPOSSIBLE
 from imprint.tasks import Classification, Multilabel, Regression, Task
@@ -194,6 +194,20 @@ def test_a_class_that_is_left_out(model: str) -> None:
         torch.testing.assert_close(said[:, 1], torch.full((len(said),), -1.0), rtol=0, atol=CLOSE)
 
 
+@pytest.mark.parametrize("model", ["ridge", "logistic"])
+def test_one_example_or_one_class_is_enough(model: str) -> None:
+    """As along the random orders of Shapley values, which begin with a single example."""
+    one = shared(model)
+    rows = one.data.rows
+    same = rows[one.data.target[rows] == 2]
+    members = [Member(rows=rows[:1]), Member(rows=same)]
+    ours = gathered(run_solved(one, members, range(2), one.test, True), members)
+    theirs = gathered(Sequential().run(one, members, range(2), one.test, parameters=True), members)
+    for (said, _), (expected, _), code in zip(ours, theirs, (int(one.data.target[0]), 2), strict=True):
+        torch.testing.assert_close(said, expected, rtol=0, atol=CLOSE)
+        assert (said.argmax(1) == code).all()
+
+
 def test_other_models_of_a_grid_are_trained_as_they_are() -> None:
     one = shared("ridge")
     members = [Member(settings={"model": model}) for model in ("array/ridge", "array/logistic", "array/linear")]
@@ -215,24 +229,24 @@ def test_what_cannot_be_solved_is_refused() -> None:
 
 @pytest.mark.parametrize("model", ["ridge", "logistic"])
 def test_a_fleet_of_solved_heads(model: str, tmp_path: Path) -> None:
-    """Through the public door: batched and sequential, the same outcomes of folds and of leaving out."""
+    """Through the public door: together and one after the other, the same outcomes of folds and of leaving out."""
     random = np.random.default_rng(0)
     code = random.integers(0, 3, 90)
     values = random.normal(size=(90, 4)) + 2 * random.normal(size=(3, 4))[code]
     frame = pl.DataFrame({f"x{column}": values[:, column] for column in range(4)}).with_columns(y=pl.Series(code))
     corpus = imprint.open(frame, target="y", store=tmp_path / "store")
-    one = share(imprint.Learner(model), corpus)
-    rows = corpus.rows("train")
-    members = [Member(rows=np.delete(rows, place)) for place in range(20)] + [Member(rows=rows[::2])]
-    queries = torch.from_numpy(corpus.rows("test"))
-    said = {
-        name: torch.cat([part.outputs for part in execute(one, members, queries=queries, executor=name)])
-        for name in ("sequential", "batched", "auto")
-    }
-    torch.testing.assert_close(said["batched"], said["sequential"], rtol=0, atol=CLOSE)
-    torch.testing.assert_close(said["auto"], said["sequential"], rtol=0, atol=CLOSE)
-    # Leaving an example out does something: the members differ.
-    assert (said["batched"][0] - said["batched"][1]).abs().max() > 1e-4
+    for number, variation in enumerate((plan.leave_out("example"), plan.folds(4), plan.grid(weight_decay=[1.0, 0.1]))):
+        ours, theirs = (
+            imprint.fleet(
+                imprint.Learner(model), corpus, variation, tmp_path / f"{name}-{number}", queries="test", executor=name,
+                progress=False,
+            )
+            for name in ("auto", "sequential")
+        )  # fmt: skip
+        assert ours.manifest["executor"]["name"] == "batched"
+        torch.testing.assert_close(ours.outcomes("logits"), theirs.outcomes("logits"), rtol=0, atol=CLOSE)
+        # The variations do something: members differ by far more than the two executors.
+        assert (ours.outcomes("logits")[0] - ours.outcomes("logits")[1]).abs().max() > 1e-3
 
 
 def test_a_price_is_measured() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from imprint.answers import Answer, Findings, Scores, load_answer
 from imprint.errors import MethodError, RunError
-from imprint.methods import Derived, Method, evaluate, evaluate_all, lookup, registered, table
+from imprint.methods import Derived, Method, evaluate, evaluate_all, lookup, needs_of, registered, table
 from imprint.recording.needs import Dynamics, Need, Target
 from imprint.scoring import score
 from imprint.tasks import Classification, Regression, Task
@@ -88,13 +88,23 @@ def test_scores_are_aligned_with_ids() -> None:
     assert scores.cost["trainings"] == 0
 
 
-def test_auto_asks_all_that_serve() -> None:
-    assert set(score(MemoryRun()).methods) == {one.name for one in registered("score")}
+def recorded() -> list[Method]:
+    """Methods that read only what was recorded while training."""
+    return [one for one in registered("score") if all(need.kind in (None, "dynamics") for need in needs_of([one]))]
+
+
+def test_auto_asks_all_that_serve_and_read_the_record_alone() -> None:
+    free = {one.name for one in recorded()}
+    trained = {one.name for one in registered("score") if one.trainings}
+    assert trained == {"banzhaf", "data-oob", "memorisation", "shapley"}
+    assert free >= {"aum", "el2n", "forgetting", "loss"}
+    assert not free & {*trained, "knn-shapley", "knn-loo"}
+    assert set(score(MemoryRun()).methods) == free
     assert set(score(MemoryRun(Regression())).methods) == {"loss", "margin"}
 
 
 def test_blocks_give_what_one_block_gives() -> None:
-    chosen = registered("score")
+    chosen = recorded()
     whole = evaluate_all(chosen, MemoryRun(), block=EXAMPLES)
     parts = evaluate_all(chosen, MemoryRun(), block=100)
     for name, value in whole.items():
@@ -138,8 +148,8 @@ def test_errors_say_what_to_do() -> None:
 
 
 def test_the_table_names_every_method() -> None:
-    text = table()
     for one in registered():
+        text = table(one.verb)
         line = next(line for line in text.splitlines() if line.startswith(f"| `{one.name}` |"))
         assert one.source in line
         assert one.higher in line

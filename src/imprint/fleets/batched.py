@@ -134,20 +134,35 @@ def alike_members(
 
 
 def wave_size(shared: Shared, learner: Learner, queries: int, memory: int | None = None) -> int:
-    """How many members a wave may hold.
+    """How many members a wave may hold."""
+    each = footprint(shared, learner, queries)
+    free = MEMORY_SHARE * available_memory() if memory is None else memory
+    return max(1, min(int(free / each.whole), WAVE_BYTES // each.state))
 
-    Counted are parameters, gradients (once more while they are added up) and moments, the average of the weights, the activations of a
-    batch, the order of an epoch and the outputs on the queries.
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a member takes while it is trained.
+
+    Attributes:
+        state: Parameters, gradients (once more while they are added up) and moments, and the average of the weights.
+        whole: With the activations of a batch, the order of an epoch and the outputs on the queries.
     """
+
+    state: int
+    whole: int
+
+
+def footprint(shared: Shared, learner: Learner, queries: int) -> Footprint:
+    """What a member of this learner takes while it is trained and predicts so many queries."""
     module = build(learner, shared.encoder, shared.task)
     parameters = sum(one.numel() for one in module.parameters())
     numbers = activations(module, as_input(shared.data.inputs[:1], torch.device("cpu")))
     state = 4 * parameters * (6 if learner.ema else 5)
     per_example = 4 * (3 * numbers + math.prod(shared.data.shape))
     outputs = 4 * queries * shared.task.width * 2
-    bytes_each = state + int(learner.batch_size or 1) * per_example + 24 * len(shared.data.rows) + outputs
-    free = MEMORY_SHARE * available_memory() if memory is None else memory
-    return max(1, min(int(free / bytes_each), WAVE_BYTES // state))
+    whole = state + int(learner.batch_size or 1) * per_example + 24 * len(shared.data.rows) + outputs
+    return Footprint(state, whole)
 
 
 @torch.no_grad()

@@ -29,8 +29,10 @@ from imprint.fleets.solving import price_solved, solvable
 CHOICE_SECONDS, PRICE_SECONDS = 0.1, 1.0
 PROBE_STEPS = 4
 MOST_STEPS = 512
-# Rows whose prediction is timed.
-PROBE_QUERIES = 2048
+# Member-rows whose prediction is timed.
+PROBE_QUERIES = 4096
+# A few members are stacked first: where a step of theirs takes this much longer than alone, more members will not turn it.
+FEW, HOPELESS = 4, 1.5
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,15 @@ def choose(
     if reason is not None:
         seconds = priced(sequential, shared, members, numbers, asked, probe)
         return Choice(sequential, f"one after the other: {reason}", seconds)
-    alone, stacked = (priced(one, shared, members, numbers, asked, probe) for one in (sequential, Batched()))
+    _, alike = next(alike_members(shared, members, numbers))
+    first, few = members[alike[0]], min(FEW, len(alike))
+    step, together = (
+        measured(one, shared, first, side, asked, probe).step for one, side in ((sequential, 1), (Batched(), few))
+    )
+    alone = priced(sequential, shared, members, numbers, asked, probe)
+    if together > HOPELESS * step:
+        return Choice(sequential, f"one after the other: measured {_ratio(together, step)} as fast as stacked", alone)
+    stacked = priced(Batched(), shared, members, numbers, asked, probe)
     if stacked < alone:
         return Choice(Batched(), f"stacked: measured {_ratio(alone, stacked)} as fast as one after the other", stacked)
     return Choice(sequential, f"one after the other: measured {_ratio(stacked, alone)} as fast as stacked", alone)
@@ -140,7 +150,7 @@ def measured(executor: Executor, shared: Shared, member: Member, side: int, quer
     batch = int(learner.batch_size or 1)
     rows = shared.data.rows if member.rows is None else torch.as_tensor(member.rows)
     copies = [_short(member, rows, batch, 1, seed) for seed in range(side)]
-    few = torch.arange(min(queries, PROBE_QUERIES, len(shared.data.target)))
+    few = torch.arange(min(queries, max(64, PROBE_QUERIES // side), len(shared.data.target)))
     _timed(executor, shared, copies, few[:1])  # the first call pays for warming up
     once = _timed(executor, shared, copies, few[:1])
     predicted = _timed(executor, shared, copies, few)

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from imprint.errors import EvidenceError
 from imprint.fitting import Progress, silent
 from imprint.fleets.fleet import Fleet, fleet
 from imprint.fleets.plan import Plan, bootstrap, subsets
 from imprint.recording.collect import COLLECTORS, SOURCES, Source
+from imprint.recording.held_out import held_out
 from imprint.recording.needs import BagCounts, Bags, FleetNeed, Membership, Need, Subsets, Utility
 from imprint.tasks import Classification, Regression
 
@@ -30,24 +30,6 @@ if TYPE_CHECKING:
 EXECUTOR = "steady"
 # Bytes of logits that are read at a time.
 BLOCK_BYTES = 2**28
-
-
-def held_out(run: Run) -> tuple[str, np.ndarray]:
-    """Name and rows of the split that models are judged on: the validation split, else the test split, else any that is not training.
-
-    Raises:
-        EvidenceError: All rows are training rows.
-    """
-    sizes: dict[str, int] = run.manifest["corpus"]["splits"]
-    others = [name for name, size in sizes.items() if size and name != "train"] if "train" in sizes else []
-    others.sort(key=lambda name: (not name.startswith("val"), name != "test"))
-    if not others:
-        raise EvidenceError(
-            f"The run {run.path} has no held-out examples, and the value of an example is measured on them.",
-            "Open the corpus with a split, such as imprint.open(..., split={'train': 0.8, 'test': 0.2}), and fit again; or use "
-            "score('data-oob') or score('memorisation'), which need none.",
-        )
-    return others[0], run.rows(others[0])
 
 
 def plan_of(need: Need) -> Plan:

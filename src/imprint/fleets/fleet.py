@@ -257,7 +257,7 @@ def fleet(
         raise EvidenceError(f"keep={keep!r} is unknown.", "Use 'logits', 'summary' or 'auto'.")
     path = Path(path)
     source, corpus, learner, fingerprint = _source(source, corpus)
-    wanted = _queries(source, corpus, queries)
+    wanted = query_rows(source, corpus, queries)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file.", "Give a folder for the fleet.")
     with writing(path), reporter(progress) as report:
@@ -299,7 +299,7 @@ def _train(
     sitting = {"begun": _now(), "executor": name, "why": why, "missing": len(missing)}
     sittings = [*there.manifest["sittings"], sitting]
     write_json(path / "manifest.json", {**there.manifest, "executor": {"name": name, "why": why}, "sittings": sittings})
-    test = _test_places(shared, there.queries)
+    test = test_places(shared, there.queries)
     trained = execute(
         shared,
         members,
@@ -327,8 +327,7 @@ def _begin(
     parameters: bool,
 ) -> None:
     """Write all but the outcomes; the manifest last, which makes it a fleet."""
-    if keep == "auto":
-        keep = "logits" if 4 * len(members) * len(queries) * shared.task.width <= LOGITS_BYTES else "summary"
+    keep = keeping(keep, len(members), len(queries), shared.task.width)
     with replacing(path / "members.lance") as temporary:
         lance.write_dataset(members.table.to_arrow(), str(temporary), max_rows_per_file=tables.ROWS_PER_FILE)
     members.weights.save(path / "weights")
@@ -381,7 +380,14 @@ def _source(
     return run, corpus, run.learner, run.fingerprint
 
 
-def _queries(
+def keeping(keep: str, members: int, queries: int, width: int) -> str:
+    """What is kept of each query: "logits" or "summary"; "auto" decides by what the logits would take."""
+    if keep != "auto":
+        return keep
+    return "logits" if 4 * members * queries * width <= LOGITS_BYTES else "summary"
+
+
+def query_rows(
     source: Learner | Run, corpus: Corpus | None, queries: Sequence[int] | np.ndarray | Tensor | str | None
 ) -> Int[np.ndarray, " query"]:
     """Rows of the corpus that outcomes are about."""
@@ -408,7 +414,7 @@ def _queries(
     return rows
 
 
-def _test_places(shared: Shared, queries: np.ndarray) -> Int[Tensor, " example"] | None:
+def test_places(shared: Shared, queries: np.ndarray) -> Int[Tensor, " example"] | None:
     """Places of the test rows among the queries; None if there is no test row, or one is not among them."""
     test = shared.test.numpy()
     order = np.argsort(queries, kind="stable")

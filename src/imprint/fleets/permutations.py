@@ -25,13 +25,13 @@ from torch import Tensor
 from imprint.errors import EvidenceError
 from imprint.fitting import Progress, derive, silent
 from imprint.fleets.choosing import steady
-from imprint.fleets.evidence import held_out
 from imprint.fleets.executing import Executor, execute
 from imprint.fleets.member import Member
 from imprint.fleets.shared import Shared, share
 from imprint.models import is_estimator
 from imprint.recording.collect import COLLECTORS, SOURCES, Source
 from imprint.recording.files import read_json, replacing, write_json
+from imprint.recording.held_out import held_out
 from imprint.recording.needs import Need, Permutations
 from imprint.tasks import Classification, Task
 

@@ -40,7 +40,7 @@ from imprint.models import solver_of
 from imprint.models.estimator import IMPOSSIBLE
 
 # Members, what they say of the queries, and their weights and intercepts, which are read only where they are asked for.
-Heard = tuple[list[int], Tensor, Tensor, Tensor]
+Heard = tuple[list[int], Tensor, Tensor | None, Tensor | None]
 
 # A wave of members may take this share of the free memory, and no more than this: a file of outcomes is written per wave.
 MEMORY_SHARE = 0.25
@@ -54,6 +54,8 @@ FEW = 0.25
 LEAST_DECAY = 1e-10
 # A measurement of the price takes as long as this, at least.
 PRICE_SECONDS = 0.2
+# Numbers of the systems that are factored together: beyond 2 MB they fall out of the cache, and one by one is faster.
+SYSTEMS = 2**18
 # Multiplications of one member's product with the inputs that fill the machine.
 FULL_PRODUCT = 2e7
 
@@ -229,18 +231,22 @@ class Heads:
             found[part] = asked[part]
         return found
 
-    @cached_property
-    def wave(self) -> int:
-        """Members per wave: outputs in two types, weights, and what the solver holds of each."""
+    @property
+    def member_bytes(self) -> int:
+        """What a member takes: outputs in two types, weights, and what the solver holds of it."""
         outputs = 3 * 4 * max(1, len(self.queries)) * self.task_width
         if self.solver == "ridge":
-            side = min(self.width, self.count)
-            held = 8 * (3 * side**2 + 4 * side * self.task_width)
+            held = 8 * 4 * self.width * self.task_width
         else:
             held = 8 * (5 * self.count * self.task_width + 8 * self.width * self.task_width)
+        return outputs + held + 16 * self.count
+
+    @cached_property
+    def wave(self) -> int:
+        """Members per wave."""
         budget = self.memory or int(MEMORY_SHARE * available_memory())
         most = WAVE_BYTES // (4 * max(1, len(self.queries)) * self.task_width)
-        return max(1, min(budget // (outputs + held + 16 * self.count), most, MOST_MEMBERS))
+        return max(1, min(budget // self.member_bytes, most, MOST_MEMBERS))
 
     @property
     def task_width(self) -> int:
@@ -328,9 +334,9 @@ class Heads:
     def _timed(self, began: float, solved: Iterator[Heard], parameters: bool) -> Iterator[Finished]:
         """Each part of a wave with its share of the time, and weights as the module names them."""
         for numbers, outputs, W, b in solved:
-            weights = (
-                None if not parameters else [self._state(W[i], b[i] - self.origin @ W[i]) for i in range(len(numbers))]
-            )
+            weights = None
+            if parameters and W is not None and b is not None:
+                weights = [self._state(one, intercept - self.origin @ one) for one, intercept in zip(W, b, strict=True)]
             outputs = outputs.cpu()
             seconds = time.perf_counter() - began
             yield Finished(numbers, outputs, [seconds / len(numbers)] * len(numbers), weights)
@@ -408,16 +414,19 @@ class Heads:
             changed = ours.coordinates(self.inputs[places.flatten()]).view(len(some), wide, -1)
             inverse = ours.inverse(decay, total)
             found = ours.correction(changed, self.regressand[places], new - old, push, inverse)
-            W, b = ours.heads(changed, found, inverse)
-            if wide < self.task_width and bool((inverse == inverse[0]).all()):
-                # One penalty: all heads are the same but for their corrections, which take fewer products than the heads.
-                near = (self.placed @ (changed * inverse[:, None]).flatten(0, 1).T).float()
-                near = (near + 1 / ours.total.float()).view(-1, len(some), wide).movedim(1, 0)
-                outputs = torch.baddbmm(ours.outputs(self.placed, inverse[0]).float()[None], near, found.float())
+            # With one penalty all heads are the same but for their corrections, which take fewer products than the heads.
+            near = wide < self.task_width and bool((inverse == inverse[0]).all())
+            W, b = (None, None) if near and not parameters else ours.heads(changed, found, inverse)
+            if near:
+                kernel = (self.placed @ (changed * inverse[:, None]).flatten(0, 1).T + 1 / ours.total).float()
+                kernel = kernel.view(-1, len(some), wide).movedim(1, 0)
+                outputs = torch.baddbmm(ours.outputs(self.placed, inverse[0]).float()[None], kernel, found.float())
             else:
+                assert W is not None
+                assert b is not None
                 rotated = self.placed.float() @ W.float().movedim(0, 1).flatten(1)
                 outputs = rotated.view(-1, len(some), self.task_width).movedim(1, 0) + b.float()[:, None]
-            if parameters:
+            if parameters and W is not None and b is not None:
                 W = ours.basis @ W
                 b = b - ours.origin @ W
             yield [one.number for one in some], outputs, W, b
@@ -435,6 +444,20 @@ class Heads:
         """Ridge heads from the moments of the examples that they have, or lack."""
         if not members:
             return
+        width = self.plain[1].inputs.shape[-1]
+        size = max(1, SYSTEMS // width**2)
+        heads = [self._systems(members[begin : begin + size]) for begin in range(0, len(members), size)]
+        W, b = (torch.cat(parts) for parts in zip(*heads, strict=True))
+        if self.width > self.count:
+            assert self.space.basis is not None
+            W = self.space.basis @ W
+            b = b - self.space.origin @ W
+        yield [one.number for one in members], self._say(W, b), W, b
+
+    def _systems(
+        self, members: list[Variation]
+    ) -> tuple[Float[Tensor, "member direction output"], Float[Tensor, "member output"]]:
+        """Sum the moments of some members, and solve for their heads."""
         inputs, every = self.plain
         found = []
         for one in members:
@@ -450,12 +473,7 @@ class Heads:
                 sums = sums._replace(target=sums.target + push.sum(0), cross=sums.cross + turned)
             found.append(sums)
         stacked = Moments(*(torch.stack(parts) for parts in zip(*found, strict=True)))
-        W, b = solve(stacked, self.weight.new_tensor([one.decay for one in members]))
-        if self.width > self.count:
-            assert self.space.basis is not None
-            W = self.space.basis @ W
-            b = b - self.space.origin @ W
-        yield [one.number for one in members], self._say(W, b), W, b
+        return solve(stacked, self.weight.new_tensor([one.decay for one in members]))
 
     # ------------------------------------------------------------------------------------------------------------------ logistic
 

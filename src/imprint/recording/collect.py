@@ -21,8 +21,9 @@ from imprint.errors import EvidenceError
 from imprint.fitting import Progress, silent
 from imprint.recording import tables
 from imprint.recording.files import replacing
+from imprint.recording.held_out import held_out
 from imprint.recording.lock import writing
-from imprint.recording.needs import Need
+from imprint.recording.needs import HELD_OUT, Need
 
 if TYPE_CHECKING:
     from imprint.recording.run import Run
@@ -36,11 +37,13 @@ class Source:
         has: Whether all of it is there.
         check: Raises `EvidenceError` where it cannot be had, before anything is trained for it.
         read: Its value; of the examples of the need's split only those in the slice.
+        spent: How many trainings it took, and what to know of it, in a sentence.
     """
 
     has: Callable[[Run, Need], bool]
     check: Callable[[Run, Need], None]
     read: Callable[[Run, Need, slice], Any]
+    spent: Callable[[Run, Need], tuple[int, str]]
 
 
 # kind -> what collects it, and where that is registered: a later part of the system, which this one does not know.
@@ -66,6 +69,17 @@ def source(kind: str | None) -> Source | None:
     return None
 
 
+def spent(run: Run, needs: Iterable[Need]) -> tuple[int, tuple[str, ...]]:
+    """How many trainings the evidence of these needs took, and what to know of their fleets, one sentence per fleet."""
+    trainings, notes = 0, []
+    for need in {need.store: need for need in sorted(needs, key=repr)}.values():
+        kept = source(need.kind)
+        count, note = (need.trainings, "") if kept is None else kept.spent(run, need)
+        trainings += count
+        notes += [note] if note else []
+    return trainings, tuple(notes)
+
+
 def missing(run: Run, needs: Iterable[Need]) -> list[Need]:
     """The needs whose evidence is not on disk, one per store."""
     found: dict[str, Need] = {}
@@ -83,6 +97,8 @@ def collect(run: Run, needs: Iterable[Need], progress: Progress = silent) -> Non
         RunLocked: Another process is writing the run.
     """
     needs = list(needs)
+    if any(getattr(need, "split", None) == HELD_OUT for need in needs):
+        held_out(run)
     for need in needs:
         if (kept := source(need.kind)) is not None:
             kept.check(run, need)
@@ -111,8 +127,9 @@ def collect(run: Run, needs: Iterable[Need], progress: Progress = silent) -> Non
 
 
 def _unrecorded(run: Run, kind: str) -> str:
-    if run.manifest.get("estimator"):
-        return f"The run {run.path} trained a {run.manifest['estimator']}, which has no epochs: there is no '{kind}'."
+    at_once = run.manifest.get("estimator") or run.manifest.get("solved")
+    if at_once:
+        return f"The run {run.path} trained a {at_once}, which has no epochs: there is no '{kind}'."
     return f"The run {run.path} recorded no '{kind}'."
 
 

@@ -15,7 +15,7 @@ import torch
 from imprint.fitting import Data, State, predict
 from imprint.recording.files import read_json, write_json
 from imprint.recording.recorder import Recorder
-from imprint.tasks import Task
+from imprint.tasks import Batch, Task
 
 MOST = 5000
 
@@ -67,8 +67,21 @@ class Curves:
             # Visits come in random order, so the first ones are a fair sample.
             indices, outputs = indices[: 4 * MOST], values[: 4 * MOST].float()
             row["train"] = finite(self.task.metrics(outputs, self.recorder.target[indices]))
+        self._evaluated(row, state.model)
+
+    def once(self, module: torch.nn.Module, seconds: float) -> None:
+        """Evaluate and write what was solved in one step."""
+        rows = self.data.rows[torch.linspace(0, len(self.data.rows) - 1, min(4 * MOST, len(self.data.rows))).long()]
+        outputs = predict(module, self.task, self.data.inputs, rows, device=self.device)
+        target = self.data.target[rows]
+        loss = float(self.task.loss(outputs, Batch(self.data.inputs[:0], target)).mean())
+        row = {"epoch": 1, "step": 1, "loss": loss, "learning_rate": None, "seconds": round(seconds, 3)}
+        self._evaluated({**row, "train": finite(self.task.metrics(outputs, target))}, module)
+
+    def _evaluated(self, row: dict[str, Any], module: torch.nn.Module) -> None:
+        """Add the metrics of the other splits, and write."""
         for name, rows in self.subsets.items():
-            outputs = predict(state.model, self.task, self.data.inputs, rows, device=self.device)
+            outputs = predict(module, self.task, self.data.inputs, rows, device=self.device)
             row[name] = finite(self.task.metrics(outputs, self.data.target[rows]))
         self.rows.append(row)
         write_json(self.path, self.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,9 +22,9 @@ from torch import Tensor
 from imprint import tasks
 from imprint.errors import ImprintError, LearnerError, RunError
 from imprint.fitting import Data, Learner, Progress, encode, reporter, train
-from imprint.fitting.build import build, encoder_for, fit_estimator, fit_task
+from imprint.fitting.build import build, encoder_for, fit_at_once, fit_estimator, fit_task
 from imprint.fitting.data import training_rows
-from imprint.models import Estimator, is_estimator, load_encoder
+from imprint.models import Estimator, is_estimator, load_encoder, solver_of
 from imprint.recording import tables
 from imprint.recording.checkpoints import KEPT, SECONDS, Checkpoints
 from imprint.recording.curves import Curves
@@ -125,6 +126,8 @@ def _fit(learner: Learner, corpus: Corpus, path: Path, progress: Progress, secon
     remove(path / "fleets")
     if is_estimator(learner.model):
         _fit_estimator(learner, task, data, path)
+    elif solver_of(learner.model):
+        _solve(learner, encoder, task, data, path)
     else:
         _train(learner, encoder, task, data, path, progress, seconds, keep)
     finish(path)
@@ -145,15 +148,7 @@ def _train(
     for kind in FINAL:
         remove(path / "evidence" / f"{kind}.lance")
     module = build(learner, encoder, task)
-    update_manifest(
-        path,
-        module={
-            "class": type(module).__name__,
-            "parameters": sum(p.numel() for p in module.parameters()),
-            "shape": list(data.shape),
-            "width": task.width,
-        },
-    )
+    update_manifest(path, module=_described(module, task, data))
     recorder = (
         Recorder(path / "evidence", task, data.target[data.rows], learner.record) if learner.record != "none" else None
     )
@@ -185,6 +180,26 @@ def _train(
     update_manifest(
         path, checkpoints={**_policy(keep), "judged_on": curves.judge, "kept": [one.name for one in checkpoints.all()]}
     )
+
+
+def _solve(learner: Learner, encoder: Any, task: tasks.Task, data: Data, path: Path) -> None:
+    """A head that is solved at once: one checkpoint and one row of curves, and nothing that has epochs."""
+    began = time.perf_counter()
+    module = fit_at_once(learner, encoder, task, data)
+    seconds = time.perf_counter() - began
+    curves = Curves(path / "evidence" / "curves.json", task, data, None, learner.device)
+    curves.once(module, seconds)
+    Checkpoints(path / "checkpoints", score=curves.headline).save_weights(module, epoch=1, step=1, seconds=seconds)
+    update_manifest(path, solved=f"{solver_of(learner.model)} head", module=_described(module, task, data))
+
+
+def _described(module: torch.nn.Module, task: tasks.Task, data: Data) -> dict[str, Any]:
+    return {
+        "class": type(module).__name__,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "shape": list(data.shape),
+        "width": task.width,
+    }
 
 
 def _fit_estimator(learner: Learner, task: tasks.Task, data: Data, path: Path) -> None:

@@ -14,6 +14,8 @@ FIELDS = ("logits", "probabilities", "loss", "margin", "confidence", "correct", 
 MEMBERS = 64
 # Random orders of the examples, for Shapley values: with 32 of them the standard error is a sixth of the spread of one order's.
 ORDERS = 32
+# As the split of a need: the examples that models are judged on (see `imprint.recording.held_out`).
+HELD_OUT = "<held-out>"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Need:
     def trainings(self) -> int:
         """How many trainings it takes to collect."""
         return 0
+
+    @property
+    def per_example(self) -> bool:
+        """Whether it can be read in blocks of examples; else it is read once, whole."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,10 @@ class Utility(_OfSubsets):
     """
 
     field: str = "utility"
+
+    @property
+    def per_example(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,11 @@ from imprint.recording.checkpoints import Checkpoints
 from imprint.recording.collect import collect, missing, source
 from imprint.recording.evidence import DynamicsReader, OrderReader, RowsReader, derive_field
 from imprint.recording.files import read_json
+from imprint.recording.held_out import held_out
 from imprint.recording.lock import held, writing
 from imprint.recording.model import Model
 from imprint.recording.needs import (
+    HELD_OUT,
     Classes,
     Dynamics,
     Features,
@@ -139,6 +141,8 @@ class Run:
 
     def rows(self, split: str | None = "train") -> np.ndarray:
         """Rows of a split, ascending; None for all. Training rows are all rows where the corpus has no split "train"."""
+        if split == HELD_OUT:
+            return held_out(self)[1]
         names = self.examples["split"]
         present = set(self.manifest["corpus"]["splits"])
         if split is None or (split == "train" and "train" not in present):

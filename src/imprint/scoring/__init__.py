@@ -12,7 +12,10 @@ from typing import Any
 import polars as pl
 
 from imprint.answers import Scores
-from imprint.methods import asked, evaluate_all
+from imprint.errors import MethodError
+from imprint.fitting import Progress
+from imprint.methods import Method, asked, evaluate_all, needs_of, registered, trainings_of
+from imprint.recording.collect import RECORDED, spent
 from imprint.scoring.dynamics import (
     aum,
     confidence,
@@ -24,13 +27,19 @@ from imprint.scoring.dynamics import (
     mean_loss,
     variability,
 )  # fmt: skip
+from imprint.scoring.neighbours import knn_loo, knn_shapley
+from imprint.scoring.shapley import shapley, standard_error
+from imprint.scoring.subsets import banzhaf, data_oob, difference, memorisation
 
 __all__ = [
-    "aum", "confidence", "el2n", "entropy", "forgetting", "last_margin", "learning_time", "mean_loss", "score", "variability",
+    "aum", "banzhaf", "confidence", "data_oob", "difference", "el2n", "entropy", "forgetting", "knn_loo", "knn_shapley", "last_margin",
+    "learning_time", "mean_loss", "memorisation", "score", "shapley", "standard_error", "variability",
 ]  # fmt: skip
 
 
-def score(run: Any, methods: str | Sequence[str] = "auto", members: int | None = None) -> Scores:
+def score(
+    run: Any, methods: str | Sequence[str] = "auto", members: int | None = None, progress: Progress | bool | None = None
+) -> Scores:
     """Score every training example of a run.
 
     What the methods need is read from the record in one pass over blocks of examples; what is missing is collected first.
@@ -38,24 +47,33 @@ def score(run: Any, methods: str | Sequence[str] = "auto", members: int | None =
     Args:
         run: A recorded run.
         methods: Names of score methods (`imprint methods` lists them), one name, or "auto": all that serve the run's task
-            and need no further training.
+            and read only what was recorded while it was trained.
         members: How many models are trained for the methods that ask a fleet ("memorisation", "banzhaf", "data-oob"), and how
             many random orders are walked through for "shapley"; None for as many as each method says. A fleet is trained once and
             kept in the run: another method that asks the same fleet costs nothing more.
+        progress: Told the trainings done; None shows a bar if standard error is a terminal, False nothing.
 
     Returns:
         One value per training example and method, in the corpus's order. `higher` says what a high value means.
 
     Raises:
-        MethodError: If a method is unknown or does not serve the run's task.
+        MethodError: If a method is unknown or does not serve the run's task, or `members` is given and no method asks a fleet.
         EvidenceError: If evidence is missing and cannot be collected.
     """
     began = time.perf_counter()
-    chosen = asked("score", methods, run)
+    chosen = [one for one in asked("score", methods, run) if methods != "auto" or _recorded(one)]
     if members is not None:
+        if not any(one.members for one in chosen):
+            raise MethodError(
+                f"members={members}, but none of {', '.join(one.name for one in chosen)} asks a fleet.",
+                f"Leave it out, or name one of: {', '.join(one.name for one in registered('score') if one.members)}.",
+            )
         chosen = [one.with_members(members) for one in chosen]
     trainings = trainings_of(one for one in chosen)
+    if not all(_recorded(one) for one in chosen):
+        run.collect(needs_of(chosen), progress)
     values = evaluate_all(chosen, run)
+    trainings, notes = spent(run, needs_of(chosen))
     table = run.examples.select("id", "position", "split")[run.rows("train")].with_columns(
         pl.Series(one.name, values[one.name].numpy()) for one in chosen
     )
@@ -65,6 +83,12 @@ def score(run: Any, methods: str | Sequence[str] = "auto", members: int | None =
         source={one.name: one.source for one in chosen},
         higher={one.name: one.higher for one in chosen},
         run={"path": str(run.path), "corpus": run.fingerprint},
-        cost={"seconds": time.perf_counter() - began, "trainings": max((one.trainings for one in chosen), default=0)},
+        cost={"seconds": time.perf_counter() - began, "trainings": trainings},
         table=table,
+        notes=notes,
     )
+
+
+def _recorded(one: Method) -> bool:
+    """Whether a method reads nothing but what was recorded while training."""
+    return all(need.kind in (None, *RECORDED) for need in needs_of([one]))

@@ -23,8 +23,8 @@ def difference(
 ) -> Float[Tensor, " example"]:
     """Mean value over the members that saw the example less the mean over those that did not, in float64.
 
-    Where all members saw it, or none did, there is nothing to compare: the difference is 0, as in the definition of the estimator
-    (Wang and Jia 2023). With 64 members and fair coins that happens to one example in 10^19, with 8 members to one in 128.
+    Where all members saw it, or none did, there is nothing to compare: the difference is 0, which speaks neither for nor against the
+    example. With 64 members and fair coins that happens to one example in 10^19, with 8 members to one in 128.
 
     >>> difference(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[True, True], [True, True], [False, True]]))
     tensor([-3.,  0.], dtype=torch.float64)
@@ -49,8 +49,9 @@ def memorisation(
 
     Near 1: only models that saw the example know its label (a rare example, or a wrong label). Near 0: they say the same either
     way. The definition speaks of the probability that a trained model predicts the label; here the model's own probability of it
-    stands for whether its largest output hits, which has the same meaning and varies less from model to model. Multilabel: the
-    geometric mean over labels.
+    stands for whether its largest output hits, which has the same meaning and varies less from model to model (it ranks planted
+    label errors a little better: benchmarks/memorisation.py). Multilabel: the geometric mean over labels. The models must fit what
+    they saw: of a training that stops before that it says little.
 
     Do not use it to tell rare from wrong: both are memorised. An example that was in no subset or in all of them gets 0.
 
@@ -64,9 +65,7 @@ def memorisation(
     "score", "banzhaf", higher="more valuable", needs=[Utility(), Membership()],
     source="Wang, Jia 2023 (maximum sample reuse), arXiv:2205.15466",
 )  # fmt: skip
-def banzhaf(
-    utility: Float[Tensor, " member"], membership: Bool[Tensor, "member example"]
-) -> Float[Tensor, " example"]:
+def banzhaf(utility: Float[Tensor, " member"], membership: Bool[Tensor, "member example"]) -> Float[Tensor, " example"]:
     """Held-out metric of models that saw the example, less that of models that did not (Banzhaf value; float64).
 
     The metric is the task's headline one (accuracy, F1, R2) on the validation split if there is one, else on the test split; below
@@ -92,13 +91,11 @@ def data_oob(
     Classification: the share of them that is right. Regression: 1 less their mean squared error, in squared standard deviations of
     the target (the paper's value plus 1, which turns its mean over the examples into the out-of-bag R2). Multilabel: their mean F1.
     Low values mark wrong and rare labels. It needs no held-out split. An example that every sample drew (with 64 samples: one in 10^12)
-    gets the mean of the others in its block.
+    has no such model and gets the mean of those that drew it, which flatters it.
 
     >>> data_oob(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([[0, 2], [0, 0], [1, 0]]))
     tensor([0.5000, 1.0000])
     """
     out = (counts == 0).double()
-    models = out.sum(0)
-    found = (credit.double() * out).sum(0) / models.clamp(min=1)
-    left_out = models > 0
-    return torch.where(left_out, found, found[left_out].mean()).float()
+    out = torch.where(out.any(0), out, 1.0)
+    return ((credit * out).sum(0) / out.sum(0)).float()
