@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imprint.errors import LearnerError
 from imprint.fitting import Data, SamplerState, Shuffled, generator, predict, train
-from imprint.fitting.loop import _bounds
+from imprint.fitting.loop import batch_bounds
 
 from .conftest import TASK, network, resolved
 
@@ -161,7 +161,7 @@ def test_a_module_without_parameters_is_refused(data: Data) -> None:
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 600))
 def test_batches_cover_everything_and_differ_by_at_most_one(visits: int, batch_size: int) -> None:
-    bounds = _bounds(visits, batch_size)
+    bounds = batch_bounds(visits, batch_size)
     sizes = [after - before for before, after in itertools.pairwise(bounds)]
     assert bounds[0] == 0
     assert bounds[-1] == visits

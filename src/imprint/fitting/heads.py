@@ -35,9 +35,18 @@ class Design:
         inputs: Encoded inputs of all rows, in memory or mapped from disk.
         rows: Which rows the examples are.
         device: Where to compute.
+        origin: Is subtracted from each row.
     """
 
-    def __init__(self, module: nn.Module, inputs: Tensor, rows: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        rows: Tensor,
+        device: torch.device,
+        origin: Float[Tensor, " feature"] | None = None,
+    ) -> None:
+        self.origin = origin
         self.body = nn.Sequential(*list(module.children())[:-1]).to(device).eval()
         self.inputs, self.rows, self.device = inputs, rows, device
         self.shape = (len(rows), head(module).in_features)
@@ -48,7 +57,8 @@ class Design:
     @torch.no_grad()
     def __getitem__(self, places: Any) -> Float[Tensor, "example feature"]:
         rows = self.rows[places.to(self.rows.device) if isinstance(places, Tensor) else places]
-        return self.body(self.inputs.index_select(0, rows.to(self.inputs.device)).to(self.device)).double()
+        found = self.body(self.inputs.index_select(0, rows.to(self.inputs.device)).to(self.device)).double()
+        return found if self.origin is None else found - self.origin
 
 
 def head(module: nn.Module) -> nn.Linear:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 OBJECT = "python:"
 LONGEST_NAME = 400
 OPTIMIZERS = ("adamw", "sgd")
-WEIGHT_DECAY = {"adamw": 1e-2, "sgd": 5e-4, "ridge": 1e-2, "logistic": 1e-3}
+# Of solved heads: the best or near it on seven data sets (digits, cancer, diabetes, Banking77 and TREC-6 by two encoders), whose
+# features have a mean square of one; ridge hardly depends on it between 1e-3 and 1e-1.
+WEIGHT_DECAY = {"adamw": 1e-2, "sgd": 5e-4, "ridge": 1e-2, "logistic": 3e-3}
 PRECISIONS = ("float32", "bfloat16", "float16")
 RECORDS = ("logits", "summary", "none")
 # Above this many bytes of logits over all epochs, loss, margin, confidence and correctness are recorded instead.

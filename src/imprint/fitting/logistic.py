@@ -28,7 +28,7 @@ from imprint.fitting.ridge import Matrix, blocks, centre, directions
 from imprint.models.estimator import IMPOSSIBLE
 
 # A head is as near to the minimum as its gradient is small: |W - W*| <= |gradient| / decay.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-7
 # Below this a gradient is rounding: sums of float64.
 ROUNDING = 1e-12
 LEAST_DECAY = 1e-8
@@ -136,7 +136,7 @@ def minimise(
     Raises:
         LearnerError: A minimum was not reached.
     """
-    problem = Problem.of(design, target, weight, decay.clamp(min=LEAST_DECAY), outputs)
+    whole = problem = Problem.of(design, target, weight, decay.clamp(min=LEAST_DECAY), outputs)
     members = weight.shape[1]
     heads = design.new_zeros(design.shape[1], members, outputs)
     if start is not None:
@@ -151,11 +151,11 @@ def minimise(
         going = norm > problem.tolerance
         found[:, alive] = heads
         if not going.any():
-            return problem.closed(found)
+            return whole.closed(found)
         if not going.all():
             alive, heads, first, problem = alive[going], heads[:, going], first[going], problem.of_members(going)
             point, norm = point.of_members(going), norm[going]
-        step = problem.newton(point, (norm / first).sqrt().clamp(1e-3, 0.1))
+        step = problem.newton(point, (norm / first).sqrt().clamp(0.03, 0.3))
         heads, point, moved = problem.search(heads, point, norm, step)
         if not moved.any():
             break
@@ -220,7 +220,13 @@ class Problem:
         return (TOLERANCE * self.decay).clamp(min=ROUNDING)
 
     def closed(self, heads: Tensor) -> Tensor:
-        """The answer, with the intercepts of outputs that were never (or always) seen."""
+        """The answer, with the intercepts of outputs that were never (or always) seen.
+
+        A constant added to all classes changes nothing: the intercepts of those that were seen have the mean zero.
+        """
+        if self.target.ndim == 2:
+            seen = ~self.absent
+            heads[0] -= (heads[0] * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
         heads[0] = torch.where(self.absent, torch.where(self.always, -IMPOSSIBLE, IMPOSSIBLE), heads[0])
         return heads
 
@@ -265,10 +271,7 @@ class Problem:
         for part in self.parts(outputs):
             x, p = self.rough[part], probability[part]
             change = (x @ direction.view(columns, -1)).view(-1, members, outputs)
-            if self.target.ndim == 2:
-                change = p * (change - (p * change).sum(-1, keepdim=True))
-            else:
-                change = p * (1 - p) * change
+            change = p * (change - (p * change).sum(-1, keepdim=True) if self.target.ndim == 2 else (1 - p) * change)
             change *= self.weight[part, :, None].float()
             found += (x.T @ change.view(len(x), -1)).view_as(found)
         found[1:] += self.decay[:, None].float() * direction[1:]

@@ -105,36 +105,40 @@ def moments(
     inputs: Matrix,
     target: Float[Tensor, "example output"],
     weight: Float[Tensor, " example"],
-    origin: Float[Tensor, " feature"],
+    origin: Float[Tensor, " feature"] | None = None,
     rows: Int[Tensor, " example"] | None = None,
 ) -> Moments:
-    """Moments of examples about a point near their middle, in one pass.
+    """Moments of examples about a point near their middle, in one pass, in float64.
 
     Args:
         inputs: Of all examples.
         target: Of the examples that are summed over.
         weight: Of these as well; below zero takes an example away.
-        origin: Is subtracted from the inputs, so that large means cost no digits.
+        origin: Is subtracted from the inputs, so that large means cost no digits; None where that is done already.
         rows: Which of the inputs these examples are; None for all.
     """
     width = inputs.shape[1]
     found: Moments | None = None
     for part in blocks(len(target), width):
-        x = inputs[part if rows is None else rows[part]].double() - origin
+        x = inputs[part if rows is None else rows[part]].double()
+        x = x if origin is None else x - origin
         w, y = weight[part], target[part]
-        weighted = x * w[:, None]
-        one = Moments(w.sum(), weighted.sum(0), x.T @ weighted, w @ y, weighted.T @ y)
+        if bool((w == w[0]).all()):  # the usual case, which needs no weighted copy
+            one = Moments(w.sum(), x.sum(0) * w[0], x.T @ x * w[0], y.sum(0) * w[0], x.T @ y * w[0])
+        else:
+            weighted = x * w[:, None]
+            one = Moments(w.sum(), weighted.sum(0), x.T @ weighted, w @ y, weighted.T @ y)
         found = one if found is None else found.plus(one)
     if found is None:
         zeros = [(), (width,), (width, width), target.shape[1:], (width, *target.shape[1:])]
-        return Moments(*(origin.new_zeros(shape) for shape in zeros))
+        return Moments(*(target.new_zeros(shape) for shape in zeros))
     return found
 
 
 def solve(
-    moments: Moments, decay: Float[Tensor, "*member"], origin: Float[Tensor, " feature"]
+    moments: Moments, decay: Float[Tensor, "*member"], origin: Float[Tensor, " feature"] | None = None
 ) -> tuple[Float[Tensor, "*member feature output"], Float[Tensor, "*member output"]]:
-    """Weights and intercepts of the heads with these moments about `origin`, each with its own penalty."""
+    """Weights and intercepts of the heads with these moments about `origin` (None for zero), each with its own penalty."""
     total = moments.total[..., None]
     mean, middle = moments.inputs / total, moments.target / total
     square = moments.square - moments.inputs[..., :, None] * mean[..., None, :]
@@ -143,7 +147,8 @@ def solve(
     alpha = penalty(decay, moments.total, diagonal.sum(-1), square.shape[-1])
     diagonal.add_(alpha[..., None])
     W = torch.cholesky_solve(cross, torch.linalg.cholesky(square))
-    return W, middle - ((mean + origin)[..., None, :] @ W).squeeze(-2)
+    mean = mean if origin is None else mean + origin
+    return W, middle - (mean[..., None, :] @ W).squeeze(-2)
 
 
 def penalty(

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from imprint.models.choice import encoder_for, resolve
+from imprint.models.choice import encoder_for, resolve, solver_of
 from imprint.models.encoder import Encoder, load_encoder
 from imprint.models.estimator import Estimator, is_estimator, require_network
 from imprint.models.features import features
@@ -24,4 +24,5 @@ __all__ = [
     "module_for",
     "require_network",
     "resolve",
+    "solver_of",
 ]

@@ -14,7 +14,7 @@ from imprint.models.array import ArrayEncoder
 from imprint.models.encoder import Encoder, Source
 from imprint.models.frozen import Frozen, FrozenEncoder, is_named_backbone, named_backbone
 from imprint.models.image import LONGEST, ImageEncoder
-from imprint.models.modules import HEADS, Shape
+from imprint.models.modules import HEADS, SOLVED, Shape
 from imprint.models.table import TableEncoder
 
 DEFAULT = "auto"
@@ -97,6 +97,18 @@ def head_of(model: Any, shape: Shape) -> Any:
             f"The model '{head}' reads images; these inputs are vectors of shape {shape}.", "Use 'mlp' or 'linear'."
         )
     return ("cnn" if len(shape) == 3 else "mlp") if isinstance(head, str) and head == DEFAULT else head
+
+
+def solver_of(model: Any) -> str | None:
+    """ "ridge" or "logistic" if that is the module of a choice: a head that is solved at once; None for anything else.
+
+    >>> solver_of("tfidf/ridge"), solver_of("logistic"), solver_of("wordllama/linear")
+    ('ridge', 'logistic', None)
+    """
+    if isinstance(model, str) and model.startswith("python:"):  # a user's own model, as a manifest names it
+        return None
+    _, head = split(model)
+    return head if isinstance(head, str) and head in SOLVED else None
 
 
 def _own_encoder(corpus: Source, size: int | None, seed: int) -> Encoder:

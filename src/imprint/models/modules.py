@@ -165,9 +165,9 @@ def module_for(
     """A freshly initialised module: the same weights for the same arguments, and torch's global generator untouched.
 
     Args:
-        model: "auto", "linear", "ridge", "logistic", "mlp", "cnn", "resnet" (also as the last part of "ENCODER/MODULE"); the name of an encoder (its
-            default module); a factory `f(shape, width)` or `f()`; an `nn.Module` class with such arguments; or an `nn.Module`
-            instance, which is copied with the weights that it has (the seed then changes nothing); or a scikit-learn
+        model: "auto", "linear", "ridge", "logistic", "mlp", "cnn", "resnet" (also as the last part of "ENCODER/MODULE"); the name of
+            an encoder (its default module); a factory `f(shape, width)` or `f()`; an `nn.Module` class with such arguments; or an
+            `nn.Module` instance, which is copied with the weights that it has (the seed then changes nothing); or a scikit-learn
             classifier or regressor, which becomes an `Estimator`.
         shape: Of one encoded example.
         width: How many outputs per example.
