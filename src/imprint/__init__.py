@@ -19,28 +19,36 @@ _EXPORTS = {
     "fit": "imprint.recording",
     "load": "imprint.recording",
     "watch": "imprint.recording",
+    "Fleet": "imprint.fleets",
+    "fleet": "imprint.fleets",
     "score": "imprint.scoring",
     "clean": "imprint.cleaning",
+    "trace": "imprint.tracing",
+    "Attribution": "imprint.answers",
     "verify": "imprint.verifying",
     "price": "imprint.auditing",
     "audit": "imprint.auditing",
     "ImprintError": "imprint.errors",
 }
 __all__ = [
-    "Corpus", "ImprintError", "Learner", "Run", "audit", "clean", "fit", "load", "open", "price", "score", "verify", "watch",
+    "Attribution", "Corpus", "Fleet", "ImprintError", "Learner", "Run", "audit", "clean", "fit", "fleet", "load", "open", "price",
+    "score", "trace", "verify", "watch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from imprint.answers import Attribution
     from imprint.auditing.audit import audit
     from imprint.auditing.price import price
     from imprint.cleaning import clean
     from imprint.corpus import Corpus, open
     from imprint.errors import ImprintError
     from imprint.fitting import Learner
+    from imprint.fleets.fleet import Fleet, fleet
     from imprint.recording import Run, load
     from imprint.recording.fit import fit
     from imprint.recording.watch import watch
     from imprint.scoring import score
+    from imprint.tracing import trace
     from imprint.verifying import verify
 
 
