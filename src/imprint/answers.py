@@ -6,6 +6,7 @@ corpus it is about, what it cost. On disk it is a folder with `answer.json` and 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import polars as pl
 
-from imprint.errors import RunError
+from imprint.errors import IdError, RunError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -334,7 +335,170 @@ class Verdict(Answer):
         return figure
 
 
-ANSWERS: dict[str, type[Answer]] = {kind.name: kind for kind in (Scores, Findings, Verdict)}
+@dataclass(frozen=True)
+class Attribution(Answer):
+    """The training examples that help and that harm each query the most.
+
+    `frame()`: query (its id), id, position, rank (1, 2, ... = the most helpful; -1, -2, ... = the most harmful), score. One row per
+    query and example; queries in the order in which they were asked for.
+
+    Attributes:
+        k: How many examples stand at either end.
+        members: Trainings of the fleet that it was asked to read; None as the method declares.
+        examples: How many training examples were compared.
+        factors: The scores of all examples as the product of two matrices (`imprint.tracing.Factors`). They are not saved: an
+            attribution that was loaded computes them again from its run.
+    """
+
+    k: int = 0
+    members: int | None = None
+    examples: int = 0
+    factors: Any = field(default=None, repr=False, compare=False)
+    name: ClassVar[str] = "attribution"
+
+    @property
+    def method(self) -> str:
+        """The method that answered."""
+        return self.methods[0]
+
+    @property
+    def queries(self) -> list[str]:
+        """Ids of the queries, in the order in which they were asked for."""
+        return self.table["query"].unique(maintain_order=True).to_list()
+
+    def matrix(self) -> Any:
+        """All scores, `[query, example]`: rows in the order of `queries`, columns in that of the run's training examples (`run.ids`).
+
+        Raises:
+            ResourceError: They do not fit in memory.
+            RunError: It was loaded, and its run is not at hand.
+        """
+        tracing = importlib.import_module("imprint.tracing")  # a later part of the system, which this one does not know
+        return tracing.restored(self).matrix()
+
+    def spec(self) -> dict[str, Any]:
+        """All but the table and the factors, as JSON."""
+        return {name: value for name, value in super().spec().items() if name != "factors"}
+
+    def summary(self) -> str:
+        """What was traced, by which method, and at what price."""
+        trainings = f" and {self.cost['trainings']:.0f} trainings" if self.cost["trainings"] else ""
+        shown = len(self.table) // max(1, 2 * len(self.queries))
+        return (
+            f"The {shown} most helpful and {shown} most harmful of {self.examples:,} training examples for {len(self.queries):,} "
+            f"queries by {self.method} (higher = {self.higher[self.method]}), from {self.cost['seconds']:.1f} s{trainings}."
+        )
+
+    def plot(self, query: str | None = None) -> go.Figure:
+        """Scores of the examples at both ends for one query (by default the first).
+
+        Raises:
+            IdError: It was not traced.
+        """
+        import plotly.graph_objects as go
+
+        queries = self.queries
+        query = queries[0] if query is None and queries else query
+        own = self.table.filter(pl.col("query") == query)
+        if not len(own):
+            raise IdError(
+                f"The query {query!r} was not traced.", f"There are {len(queries)}: {', '.join(queries[:3])}, ..."
+            )
+        own = own.sort(
+            pl.col("rank") < 0, pl.col("rank"), maintain_order=True
+        )  # the most helpful above, the most harmful below
+        figure = go.Figure(
+            go.Bar(
+                x=own["score"].to_list(),
+                y=[f"{rank:+d} {name}" for rank, name in own.select("rank", "id").iter_rows()],
+                orientation="h",
+            )
+        )
+        figure.update_layout(
+            title=f"query {query}", xaxis_title=f"higher = {self.higher[self.method]}", yaxis={"autorange": "reversed"}
+        )
+        return figure
+
+
+@dataclass(frozen=True)
+class Trust(Answer):
+    """How far an attribution can be believed: the linear datamodeling score, beside controls.
+
+    Over models trained on random subsets that the attribution has not seen, the score of a query is the rank correlation of two
+    numbers: the sum of the attribution's scores of the examples that a model saw, and what that model says of the query. 1 = it
+    tells exactly which subsets are good for the query, 0 = it knows nothing.
+
+    `frame()`: method, query, lds.
+
+    Attributes:
+        lds: Mean over queries.
+        interval: Its confidence interval, over queries and subsets together.
+        level: Its level.
+        controls: Control -> (its LDS, low, high).
+        leads: Control -> (the method's LDS less the control's on the same queries and subsets, low, high).
+        members: Subset models that it was measured on.
+    """
+
+    lds: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+    level: float = 0.95
+    controls: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    members: int = 0
+    name: ClassVar[str] = "trust"
+
+    def __post_init__(self) -> None:
+        for name in ("controls", "leads"):  # JSON has no tuples
+            object.__setattr__(self, name, {key: tuple(value) for key, value in getattr(self, name).items()})
+
+    @property
+    def method(self) -> str:
+        """The method whose attribution was verified."""
+        return self.methods[0]
+
+    @property
+    def queries(self) -> int:
+        """How many queries it was measured on."""
+        return self.table["query"].n_unique()
+
+    def beats(self, control: str) -> bool:
+        """Whether the method's lead over a control is clear: the interval of the difference is above zero."""
+        return self.leads[control][1] > 0
+
+    def summary(self) -> str:
+        """The trust in one sentence."""
+        low, high = self.interval
+        better = [name for name, lead in self.leads.items() if lead[1] > 0]
+        worse = [name for name, lead in self.leads.items() if lead[2] < 0]
+        others = [name for name in self.leads if name not in better + worse]
+        if "random" in self.leads and "random" not in better:
+            verdict = f"{self.method} is {'worse' if 'random' in worse else 'no better'} than random"
+        else:
+            parts = (("better than", better), ("not clearly better than", others), ("worse than", worse))
+            verdict = f"{self.method} is " + ", ".join(
+                f"{word} {' and '.join(names)}" for word, names in parts if names
+            )
+        controls = "; ".join(
+            f"{name} {value:+.3f} ({a:+.3f} to {b:+.3f})" for name, (value, a, b) in self.controls.items()
+        )
+        return (
+            f"{verdict}: linear datamodeling score {self.lds:+.3f}, {self.level * 100:g} % interval {low:+.3f} to {high:+.3f}, over "
+            f"{self.members} models trained on random subsets and {self.queries:,} queries; {controls}."
+        )
+
+    def plot(self) -> go.Figure:
+        """The score of each query, by method."""
+        import plotly.graph_objects as go
+
+        names = self.table["method"].unique(maintain_order=True).to_list()
+        figure = go.Figure(
+            [go.Box(x=self.table.filter(pl.col("method") == name)["lds"].to_list(), name=name) for name in names]
+        )
+        figure.update_layout(xaxis_title="linear datamodeling score of a query", showlegend=False)
+        return figure
+
+
+ANSWERS: dict[str, type[Answer]] = {kind.name: kind for kind in (Scores, Findings, Verdict, Attribution, Trust)}
 
 
 def load_answer(path: str | os.PathLike[str]) -> Answer:

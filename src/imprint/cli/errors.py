@@ -21,7 +21,8 @@ from imprint.errors import ImprintError, ResourceError, SourceError
 # Arguments of the Python calls that are options of the same name here.
 OPTION = re.compile(
     r"\b(target|inputs|id|split|group|weight|task|model|epochs|batch_size|optimizer|learning_rate|weight_decay|schedule|augment"
-    r"|ema|precision|device|seed|seeds|folds|methods)=('?)([\w./:<>-]*\w)\2"
+    r"|ema|precision|device|seed|seeds|folds|methods|executor"
+    r"|processes|keep|plan|address)=('?)([\w./:<>-]*\w)\2"
 )
 SHARES = re.compile(r"split=\{'train': ([\d.]+), 'test': ([\d.]+)\}")
 # Click lives inside newer versions of Typer; its base of usage errors is found without naming the place.
@@ -83,7 +84,7 @@ def as_typed(text: str) -> str:
     """
     if re.search(r"\w\(", text):  # a call in Python is given whole
         return text
-    text = text.replace("resume=False", "--fresh")
+    text = text.replace("resume=False", "--fresh").replace("parameters=True", "--parameters")
     text = SHARES.sub(r"--split \1/\2", text)
     return OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[3]}", text)
 

@@ -16,7 +16,7 @@ from imprint.errors import MethodError, nearest
 def command(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Explain this method.")] = None,
     verb: Annotated[
-        str | None, typer.Option("--verb", metavar="VERB", help="Only those of this verb: score, clean.")
+        str | None, typer.Option("--verb", metavar="VERB", help="Only those of this verb: score, clean, trace.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -101,10 +101,7 @@ def wrapped(part: str) -> list[str]:
 
 
 def explain(method: Any) -> list[str]:
-    how = (
-        f"imprint {method.verb} RUN {method.name}",
-        f"imprint.{'scoring' if method.verb == 'score' else 'cleaning'}.{method.function.__name__}(...) on plain tensors",
-    )
+    ask = f"imprint {method.verb} RUN {'--method ' if method.verb == 'trace' else ''}{method.name}"
     return [
         f"{method.verb}: {method.name}", "",
 *(f"  {line}".rstrip() for part in explanation(method).split("\n\n") for line in [*wrapped(part), ""]),
@@ -113,7 +110,7 @@ def explain(method: Any) -> list[str]:
                 ("higher =", method.higher), ("finds", method.kind), ("needs", needs(method)),
                 ("trainings", f"{method.trainings} beyond the recorded one"), ("tasks", list(method.tasks)),
                 ("data", "any" if method.modalities is None else list(method.modalities)), ("source", method.source),
-                ("ask", how[0]),
+                ("ask", ask),
             ],
             indent=2,
         ),

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imprint.errors import ColumnError, ImprintError, RunError, SourceError, nearest
+from imprint.errors import ColumnError, EvidenceError, ImprintError, RunError, SourceError, nearest
 
 if TYPE_CHECKING:
     from imprint.recording import Run
@@ -40,7 +40,8 @@ TaskName = Annotated[
     str, typer.Option("--task", metavar="TASK", help="classification, multilabel, regression; auto: from the target.")
 ]
 Model = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="auto, linear, mlp, cnn, resnet; auto: by modality.")
+    str,
+    typer.Option("--model", metavar="NAME", help="auto, linear, ridge, logistic, mlp, cnn, resnet; auto: by modality."),
 ]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, metavar="N", help="Passes over the training set. Default: by size.")
@@ -56,6 +57,30 @@ Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1; auto: a GPU where there is one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; notes go to standard error.")]
+
+PlanText = Annotated[str, typer.Option("--plan", metavar="PLAN", help="Who the members are; see Plans.")]
+ExecutorName = Annotated[
+    Literal["auto", "batched", "sequential", "cluster"],
+    typer.Option("--executor", metavar="NAME", help="auto (measured), batched, sequential, cluster."),
+]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, metavar="N", help="Members at a time, each in a process; sequential.")
+]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", metavar="NAME", help="local, or ray: the executor cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster that runs. Default: one of our own, here."),
+]
+Queries = Annotated[
+    str | None, typer.Option("--queries", metavar="SPLIT", help="What outcomes are about. Default: every row.")
+]
+Keep = Annotated[
+    Literal["auto", "logits", "summary"],
+    typer.Option("--keep", metavar="WHAT", help="logits, summary (margin, loss); auto: logits up to 1 GiB."),
+]
+Parameters = Annotated[bool, typer.Option("--parameters", help="Keep the trained parameters of each member too.")]
 
 NAMED_SHARES = {2: ("train", "test"), 3: ("train", "valid", "test")}
 
@@ -140,6 +165,32 @@ def learner_of(**settings: Any) -> Any:
     from imprint.fitting import Learner
 
     return Learner(**{key: value for key, value in settings.items() if value is not None})
+
+
+def executor_of(executor: str, processes: int, engine: str, address: str | None) -> Any:
+    """The executor of a fleet from its options: a name, or an executor with settings.
+
+    Raises:
+        EvidenceError: The options contradict each other.
+    """
+    from imprint.fleets.cluster import Cluster
+    from imprint.fleets.sequential import Sequential
+
+    if engine == "ray" and executor not in ("auto", "cluster"):
+        raise EvidenceError(
+            f"--engine ray is the executor cluster, not {executor}.", "Leave one of the two options out."
+        )
+    cluster = engine == "ray" or executor == "cluster"
+    if address is not None and not cluster:
+        raise EvidenceError(f"--address {address} is that of a Ray cluster.", "Add --engine ray.")
+    if processes > 1 and (cluster or executor == "batched"):
+        raise EvidenceError(
+            f"--processes {processes} is for the executor sequential.",
+            "Leave it out: a cluster uses all its CPUs, and a batched fleet is one process.",
+        )
+    if cluster:
+        return Cluster(address)
+    return Sequential(processes) if processes > 1 else executor
 
 
 def run_folder(text: str) -> Path:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from imprint.cli import options as o
 from imprint.cli.output import emit, note, pairs, say, seconds, size
 from imprint.cli.progress import Stages
+from imprint.errors import PlanError
 
 
 def command(
     call: Annotated[
-        Literal["audit", "fit", "clean", "verify"], typer.Argument(metavar="CALL", help="audit, fit, clean or verify.")
+        Literal["audit", "fit", "clean", "verify", "fleet"],
+        typer.Argument(metavar="CALL", help="audit, fit, clean, verify or fleet."),
     ],
     source: o.Source,
     target: o.Target = None,
@@ -26,20 +28,32 @@ def command(
     model: o.Model = "auto",
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
     device: o.Device = "auto",
+    seed: o.Seed = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Of the verification.")] = 5,
     folds: Annotated[int, typer.Option("--folds", min=0, metavar="K", help="Of the cross-fitting.")] = 0,
+    plan: Annotated[str | None, typer.Option("--plan", metavar="PLAN", help="Of a fleet; see imprint fleet.")] = None,
+    executor: o.ExecutorName = "auto",
+    processes: o.Processes = 1,
+    engine: o.Engine = "local",
+    address: o.Address = None,
+    queries: o.Queries = None,
+    keep: o.Keep = "auto",
+    parameters: o.Parameters = False,
     as_json: o.Json = False,
 ) -> None:
     """Say the seconds, memory and disk that a command will take.
 
     Use it before a large job. It opens the data (once; later commands find it in
-    the store), trains for a moment, and extrapolates.
+    the store), trains for a moment, and extrapolates. A fleet is priced from a few
+    steps of a few members, trained by the executor that would train them all.
 
     Examples:
       imprint price audit data.csv --target label
       imprint price audit data.csv --target label --seeds 10 --folds 5
       imprint price fit photos/ --epochs 50 --json
+      imprint price fleet data.csv --target label --plan "subsets(256, 0.5)"
 
     What the output means:
       time       wall-clock time on this machine, as free as it is now
@@ -58,15 +72,32 @@ def command(
     from imprint.auditing import price
     from imprint.corpus import open as open_corpus
 
-    learner = o.learner_of(model=model, task=task, epochs=epochs, batch_size=batch_size, device=device)
-    choices = {
+    learner = o.learner_of(
+        model=model,
+        task=task,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        device=device,
+        seed=seed,
+    )
+    choices: dict[str, Any] = {
         "audit": {"seeds": seeds, "folds": folds},
         "verify": {"seeds": seeds},
         "clean": {"folds": folds},
         "fit": {},
-    }[call]
+    }.get(call, {})
+    if call == "fleet":
+        if plan is None:
+            raise PlanError("The price of a fleet needs a plan.", 'Add for example --plan "subsets(256, 0.5)".')
+        choices = {
+            "plan": plan, "executor": o.executor_of(executor, processes, engine, address), "queries": queries,
+            "keep": keep, "parameters": parameters,
+        }  # fmt: skip
+    elif plan is not None:
+        raise PlanError(f"--plan is for a fleet, not for {call}.", "Use imprint price fleet, or leave it out.")
     with Stages() as stages:
-        corpus = open_corpus(path, **roles, task=task, progress=stages)
+        corpus = open_corpus(path, **roles, task=task, seed=seed, progress=stages)
         found = price(call, learner, corpus, **choices)
     free = {"memory_bytes": psutil.virtual_memory().available, "disk_bytes": shutil.disk_usage(".").free}
     if as_json:

@@ -1,7 +1,8 @@
-"""`imprint verify`: does fixing it help? Retrains with and without the edits."""
+"""`imprint verify`: does fixing it help, can a trace be believed? Retrains, and says how sure that makes us."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,12 @@ from imprint.cli import options as o
 from imprint.cli.clean import kinds_of, read_findings
 from imprint.cli.output import emit, pairs, paragraph, say, seconds, table
 from imprint.cli.progress import Stages
+from imprint.errors import MethodError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from imprint.answers import Findings, Verdict
+    from imprint.answers import Attribution, Findings, Verdict
     from imprint.recording import Run
 
 
@@ -31,6 +33,13 @@ def command(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, metavar="N", help="Trainings before and after the edits.")
     ] = 5,
+    answer: Annotated[
+        str | None,
+        typer.Option("--answer", metavar="NAME", help="Judge this answer of the run: findings or a trace."),
+    ] = None,
+    members: Annotated[
+        int, typer.Option("--members", min=8, metavar="N", help="For a trace: models on random halves to judge by.")
+    ] = 64,
     as_json: o.Json = False,
 ) -> None:
     """Retrain before and after the suggested edits: do they help, and how surely?
@@ -38,6 +47,8 @@ def command(
     Use it before you change your data. Models are trained on the data as it is,
     on the edited data, and on data with as many edits at random, over the same
     seeds; all are measured on the same test examples.
+    Use it on a trace before you believe it: do its scores predict what models
+    say that were trained on random halves of the training set?
 
     Examples:
       imprint verify runs/base
@@ -46,6 +57,7 @@ def command(
       imprint verify runs/base --findings findings.csv
       imprint verify audit/run --findings decisions.csv   as decided in the report
       imprint verify runs/base --kind label
+      imprint verify runs/base --answer attribution-datamodel --members 128
 
     What the output means:
       effect    mean change of the test metric, after less before, over the seeds;
@@ -53,6 +65,10 @@ def command(
       interval  95 % confidence interval of the effect; where it holds 0, these
                 seeds do not show that the edits matter (more seeds narrow it)
       random    the same number of edits at random: what the effect has to beat
+      lds       of a trace, the linear datamodeling score: rank correlation of
+                predicted and true margins of held-out models, mean over queries;
+                1 = it knows exactly which examples matter, 0 = nothing
+      lead      lds of the trace less that of a control: to be above 0
 
     The same command again goes on with an interrupted verification.
 
@@ -60,7 +76,11 @@ def command(
           "before": [..], "after": [..], "controls": {name: [..]}, "examples",
           "edits": {"drop", "relabel"}, "sentence", "cost": {"seconds",
           "trainings"}, "notes": [str]}
+      of a trace: {"run", "method", "lds", "interval", "level", "members",
+          "queries", "controls": {name: [lds, low, high]}, "leads": {name:
+          [lead, low, high]}, "sentence", "cost", "notes"}
     """
+    from imprint.answers import Attribution
     from imprint.cleaning import clean
     from imprint.recording import load
     from imprint.verifying import verify
@@ -69,9 +89,13 @@ def command(
     kinds = kinds_of(kind)
     frame = read_findings(findings) if findings else None
     loaded = load(folder)
+    judged = judged_answer(loaded, answer) if answer else None
+    if isinstance(judged, Attribution):
+        trust_in(judged, loaded, members, as_json)
+        return
     with Stages() as stages:
-        answer = clean(loaded) if frame is None else as_findings(frame, loaded)
-        verdict = verify(answer, loaded, seeds=seeds, kinds=kinds, path=kept(folder), progress=stages)
+        found = judged or (clean(loaded) if frame is None else as_findings(frame, loaded))
+        verdict = verify(found, loaded, seeds=seeds, kinds=kinds, path=kept(folder), progress=stages)
     o.keep(loaded, verdict, [*(["file"] if findings else []), *(kinds or [])])
     if as_json:
         emit({"run": str(folder), **document(verdict), "cost": verdict.cost, "notes": list(verdict.notes)})
@@ -91,6 +115,57 @@ def command(
             ]
         )
     )
+
+
+def judged_answer(run: Run, name: str) -> Findings | Attribution:
+    """The saved answer of this name.
+
+    Raises:
+        MethodError: It is of a kind that cannot be verified.
+    """
+    from imprint.answers import Attribution, Findings
+
+    found = run.answer(name)
+    if not isinstance(found, Findings | Attribution):
+        raise MethodError(
+            f"The answer '{name}' is of the kind '{found.name}'.", "Judge what imprint clean or trace found."
+        )
+    return found
+
+
+def trust_in(attribution: Attribution, run: Run, members: int, as_json: bool) -> None:
+    """Measure and show how far a trace can be believed."""
+    from imprint.verifying import verify
+
+    with Stages() as stages:
+        trust = verify(attribution, run, members=members, progress=stages)
+    o.keep(run, trust, [trust.method])
+    if as_json:
+        emit({
+            "run": str(run.path), "method": trust.method, "lds": trust.lds, "interval": trust.interval, "level": trust.level,
+            "members": trust.members, "queries": trust.queries, "controls": trust.controls, "leads": trust.leads,
+            "sentence": trust.summary(), "cost": trust.cost, "notes": trust.notes,
+        })  # fmt: skip
+        return
+    rows = [[trust.method, trust.lds, between(trust.interval), "", ""]]
+    rows += [
+        [name, lds, between(ends), trust.leads[name][0], between(trust.leads[name][1:])]
+        for name, (lds, *ends) in trust.controls.items()
+    ]
+    head = ["method", "lds", f"{trust.level:.0%} interval", "lead", f"{trust.level:.0%} interval"]
+    say(*paragraph(trust.summary()), "", *table(head, rows), "")
+    cost = f"{seconds(trust.cost['seconds'])}, {trust.cost['trainings']:.0f} trainings"
+    say(*pairs([("cost", cost), *(("note", one) for one in trust.notes)]))
+
+
+def between(ends: Sequence[float]) -> str:
+    """An interval in words.
+
+    >>> between([0.1, 0.25])
+    '+0.100 to +0.250'
+    """
+    low, high = ends
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def document(verdict: Verdict) -> dict[str, Any]:

@@ -6,13 +6,15 @@ they are what `imprint.verify` sets beside an attribution.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from imprint.methods import method
-from imprint.recording.needs import Features, Rows
+from imprint.recording.needs import Features, Rows, Target
 from imprint.tracing.evidence import QUERIES, Inputs
 from imprint.tracing.factors import Factors
 
@@ -41,17 +43,57 @@ def random(query_rows: Int[Tensor, " query"], rows: Int[Tensor, " example"]) -> 
     "trace", "embedding", higher="more similar", needs=[Features("query_features", split=QUERIES), Features()],
     source="control; Hanawa et al. 2021, arXiv:2006.04528",
 )  # fmt: skip
-def embedding(
-    query_features: Float[Tensor, "query feature"], features: Float[Tensor, "example feature"]
-) -> Factors:
+def embedding(query_features: Float[Tensor, "query feature"], features: Float[Tensor, "example feature"]) -> Factors:
     """Cosine of the angle between the features that the trained model decides on; between -1 and 1.
 
-    It does not see labels: a similar example of another class scores high as well, though training on it hurts.
+    It does not see labels: a similar example of another class scores high as well, though training on it hurts. `embedding-class`
+    does.
 
     >>> embedding(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])).scores()
     tensor([[1., 0.]])
     """
     return Factors(normalize(query_features), normalize(features))
+
+
+@method(
+    "trace", "embedding-class", higher="more similar and of the same class",
+    needs=[
+        Features("query_features", split=QUERIES), Target("query_target", split=QUERIES), Features(), Target(),
+    ],
+    tasks=["classification"], source="control; Hanawa et al. 2021, arXiv:2006.04528",
+)  # fmt: skip
+def embedding_class(
+    query_features: Float[Tensor, "query feature"],
+    query_target: Int[Tensor, " query"],
+    features: Float[Tensor, "example feature"],
+    target: Int[Tensor, " example"],
+) -> Factors:
+    """Cosine of the angle between features for examples with the query's label, 0 for all others.
+
+    The strongest control: that more examples of a class raise the margins of its queries, the most of similar ones, explains much of
+    what retrained models say, and takes no training to know. It has no harmful end but examples that have nothing to do with the
+    query.
+
+    The factors are sparse: the features of an example stand in the columns of its class.
+
+    >>> same = embedding_class(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), torch.eye(2)[[0, 0, 1]], torch.tensor([0, 1, 1]))
+    >>> same.scores()
+    tensor([[0., 1., 0.]])
+    """
+    classes = int(max(query_target.max(), target.max())) + 1
+    return Factors(by_class(query_features, query_target, classes), by_class(features, target, classes))
+
+
+def by_class(
+    features: Float[Tensor, "example feature"], target: Int[Tensor, " example"], classes: int
+) -> sparse.csr_array:
+    """Normalised features in the columns of the example's class: `[example, class x feature]`."""
+    count, width = features.shape
+    columns = target[:, None] * width + torch.arange(width)
+    return sparse.csr_array(
+        (normalize(features).numpy().reshape(-1), columns.numpy().reshape(-1), np.arange(count + 1) * width),
+        shape=(count, classes * width),
+    )
 
 
 @method(

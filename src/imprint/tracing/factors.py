@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import psutil
@@ -26,7 +27,7 @@ from imprint.errors import EvidenceError, ResourceError
 BLOCK_SCORES = 2**22
 BLOCK_QUERIES = 512
 
-Side = Tensor | sparse.csr_array
+Side = Tensor | Any
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Factors:
 
     @staticmethod
     def _product(queries: Side, block: Side) -> Tensor:
-        if isinstance(queries, Tensor) and isinstance(block, Tensor):
+        if isinstance(queries, Tensor):
+            assert isinstance(block, Tensor)
             return queries @ block.T
         return torch.from_numpy((queries @ block.T).toarray())
 

@@ -1,6 +1,45 @@
 """Verifying: hold an answer against models that were trained as if one had acted on it."""
 
-from imprint.verifying.edits import verify
+from __future__ import annotations
+
+from typing import Any, overload
+
+from imprint.answers import Answer, Attribution, Findings, Trust, Verdict
+from imprint.errors import MethodError
+from imprint.recording import Run
+from imprint.verifying import edits
+from imprint.verifying.attribution import verify_attribution
+from imprint.verifying.datamodeling import spearman
 from imprint.verifying.interval import crossed_interval
 
-__all__ = ["crossed_interval", "verify"]
+__all__ = ["crossed_interval", "spearman", "verify", "verify_attribution"]
+
+
+@overload
+def verify(answer: Findings, run: Run | None = None, **settings: Any) -> Verdict: ...
+@overload
+def verify(answer: Attribution, run: Run | None = None, **settings: Any) -> Trust: ...
+def verify(answer: Answer, run: Run | None = None, **settings: Any) -> Verdict | Trust:
+    """Hold an answer against retrained models.
+
+    Findings: does acting on them help? Models are trained before and after the suggested edits, and after as many edits at random.
+    Attribution: do the scores predict what models trained on other subsets say? The linear datamodeling score, beside controls.
+
+    Args:
+        answer: What `clean` or `trace` found.
+        run: The run that it is about; None loads it from where the answer says it is.
+        settings: Findings: `seeds`, `kinds`, `level`, `path`, `progress` (see `imprint.verifying.edits.verify`). Attribution:
+            `members`, `level`, `path`, `progress` (see `imprint.verifying.verify_attribution`).
+
+    Raises:
+        MethodError: There is nothing to verify, or nothing to measure on.
+        RunError: The run is not at hand.
+    """
+    match answer:
+        case Findings():
+            return edits.verify(answer, run, **settings)
+        case Attribution():
+            return verify_attribution(answer, run, **settings)
+    raise MethodError(
+        f"An answer of the kind '{answer.name}' cannot be verified.", "Verify what `clean` or `trace` found."
+    )
