@@ -22,14 +22,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Interfaces and decisions show signatures, not programs.
-WITHOUT_CODE = {"contracts.md", "methods.md", "cli.md"}
+WITHOUT_CODE = {"concepts/contracts.md", "concepts/fleets.md", "reference/methods.md", "reference/cli.md"}
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(
         page
         for page in (ROOT / "docs").rglob("*.md")
-        if page.parent.name != "decisions" and page.name not in WITHOUT_CODE
+        if page.parent.name != "decisions" and f"{page.parent.name}/{page.name}" not in WITHOUT_CODE
     ),
 ]
 BLOCK = re.compile(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -25,16 +25,18 @@ from imprint.cleaning.near import WIDTH
 from imprint.corpus import Corpus
 from imprint.errors import MethodError, nearest
 from imprint.fitting import Learner, predict, train
-from imprint.fitting.build import build, encoder_for, fit_estimator, fit_task
+from imprint.fitting.build import build, encoder_for, fit_at_once, fit_task, has_epochs
 from imprint.fitting.data import MEMORY_SHARE, Data, training_rows
 from imprint.fitting.memory import available_memory
-from imprint.models import is_estimator
 from imprint.models.encoder import MOST_FITTED_ROWS
 from imprint.recording import fit
 from imprint.recording.checkpoints import KEPT
 from imprint.recording.curves import MOST as CURVE_ROWS
 
-CALLS = ("audit", "clean", "fit", "verify")
+if TYPE_CHECKING:
+    from imprint.fleets import Plan
+
+CALLS = ("audit", "clean", "fit", "fleet", "verify")
 # Examples of the probe: enough that fixed costs do not drown what grows, few enough to take seconds.
 PROBE = 2000
 # Training is timed for at least this long.
@@ -74,28 +76,44 @@ class Rates:
     parameters: int
 
 
-def price(call: str, learner: Learner, corpus: Corpus, *, seeds: int = 5, folds: int = 0) -> Price:
-    """Say what `fit`, `clean`, `verify` or `audit` of a corpus will take.
+def price(
+    call: str,
+    learner: Learner,
+    corpus: Corpus,
+    *,
+    seeds: int = 5,
+    folds: int = 0,
+    plan: Plan | str | None = None,
+    **fleet: Any,
+) -> Price:
+    """Say what `fit`, `clean`, `verify`, `audit` or `fleet` of a corpus will take.
 
     Args:
-        call: "fit", "clean" (after a fit), "verify" or "audit".
+        call: "fit", "clean" (after a fit), "verify", "audit" or "fleet".
         learner: What would be trained.
         corpus: On what.
         seeds: Trainings per arm of the verification.
         folds: Trainings of the cross-fitting.
+        plan: Of the fleet.
+        fleet: More of what `imprint.fleet` would be given: `executor`, `queries`, `keep`, `parameters`.
 
     Returns:
-        The price. The benchmark `benchmarks/price.py` holds it against what was paid.
+        The price. The benchmarks `benchmarks/price.py` and `benchmarks/fleet_price.py` hold it against what was paid.
 
     Raises:
         MethodError: Nothing of that name has a price.
+        PlanError: The plan does not fit the corpus.
     """
     if call not in CALLS:
         raise MethodError(f"No price for '{call}'.", nearest(call, CALLS))
+    if call == "fleet":
+        from imprint.auditing.price_fleet import price_fleet
+
+        return price_fleet(learner, corpus, plan, **fleet)
     resolved = learner.resolve(corpus)
     examples, training = len(corpus), len(training_rows(corpus))
     rates = probe(resolved, corpus)
-    epochs = 1 if is_estimator(resolved.model) else int(resolved.epochs or 1)
+    epochs = 1 if not has_epochs(resolved.model) else int(resolved.epochs or 1)
     held_out = min(CURVE_ROWS, examples - training)
     encode = rates.fit_encoder + rates.encode * examples
     once = rates.train * training * epochs
@@ -162,8 +180,8 @@ def probe(learner: Learner, corpus: Corpus) -> Rates:
 def train_rate(learner: Learner, encoder: Any, task: Any, data: Data) -> tuple[torch.nn.Module, float]:
     """A trained module, and the seconds that training takes per example and epoch."""
     count = len(data.rows)
-    if is_estimator(learner.model):
-        seconds, module = timed(lambda: fit_estimator(learner, task, data))
+    if not has_epochs(learner.model):
+        seconds, module = timed(lambda: fit_at_once(learner, encoder, task, data))
         return module, seconds / count
     # The probe's batches have the size of the real ones, also where the probe has fewer examples than a batch.
     size = int(learner.batch_size or 1)

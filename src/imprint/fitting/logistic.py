@@ -145,7 +145,7 @@ def minimise(
     alive = torch.arange(members, device=design.device)
     point, first = problem.at(heads), None
     found = heads.clone()
-    for _ in range(MOST_STEPS):
+    for number in range(MOST_STEPS):
         norm = point.gradient.square().sum((0, 2)).sqrt()
         first = norm if first is None else torch.maximum(first, norm)
         going = norm > problem.tolerance
@@ -160,7 +160,7 @@ def minimise(
         if not moved.any():
             break
     raise LearnerError(
-        f"A logistic head was not solved to the end: its gradient is {float(norm.max()):.1e} after {MOST_STEPS} steps.",
+        f"A logistic head was not solved to the end: its gradient is {float(norm.max()):.1e} after {number + 1} steps.",
         "Raise weight_decay (1e-4 is small), or look for extreme values in the inputs.",
     )
 
@@ -264,8 +264,10 @@ class Problem:
         gradient[1:] += self.decay[:, None] * heads[1:]
         return Point(value, gradient.masked_fill_(self.absent, 0), probability)
 
-    def curvature(self, probability: Tensor, direction: Float[Tensor, "column member output"]) -> Tensor:
-        """The Hessian times a direction, float32."""
+    def curvature(
+        self, probability: Tensor, direction: Float[Tensor, "column member output"], held: Float[Tensor, " member"]
+    ) -> Tensor:
+        """The Hessian times a direction, float32; intercepts, which no penalty holds, are bent by `held` besides."""
         columns, members, outputs = direction.shape
         found = torch.zeros_like(direction)
         for part in self.parts(outputs):
@@ -275,10 +277,13 @@ class Problem:
             change *= self.weight[part, :, None].float()
             found += (x.T @ change.view(len(x), -1)).view_as(found)
         found[1:] += self.decay[:, None].float() * direction[1:]
+        found[0] += held[:, None] * direction[0]
         return found.masked_fill_(self.absent, 0)
 
-    def diagonal(self, probability: Float[Tensor, "example member output"]) -> Float[Tensor, "column member output"]:
-        """The diagonal of the Hessian, float32."""
+    def diagonal(
+        self, probability: Float[Tensor, "example member output"], held: Float[Tensor, " member"]
+    ) -> Float[Tensor, "column member output"]:
+        """The diagonal of the Hessian, float32, with `held` for the intercepts."""
         columns, (_, members, outputs) = self.design.shape[1], probability.shape
         found = self.rough.new_zeros(columns, members, outputs)
         for part in self.parts(outputs):
@@ -286,20 +291,27 @@ class Problem:
             bent = self.weight[part, :, None].float() * p * (1 - p)
             found += (self.rough[part].square().T @ bent.view(len(p), -1)).view_as(found)
         found[1:] += self.decay[:, None].float()
+        found[0] += held[:, None]
         return found.clamp_(min=torch.finfo(torch.float32).tiny * 1e6)
+
+    def held(self, point: Point) -> Float[Tensor, " member"]:
+        """What holds the intercepts in a step, float32: where a class is all but ruled out nothing else bends them, and a step would
+        go astray. It vanishes with the gradient, so that steps near the minimum are Newton's own."""
+        return (self.decay * point.gradient.square().sum((0, 2)).sqrt().clamp(max=1)).float()
 
     def newton(self, point: Point, accuracy: Float[Tensor, " member"]) -> Float[Tensor, "column member output"]:
         """The step to the minimum of the quadratic model, by preconditioned conjugate gradients to the accuracy asked for."""
         # Gradients shrink far below what float32 can square: each member's is solved for at the size of one.
         size = point.gradient.square().sum((0, 2)).sqrt()
         residual = -(point.gradient / size[:, None]).float()
-        inverse = 1 / self.diagonal(point.probability)
+        held = self.held(point)
+        inverse = 1 / self.diagonal(point.probability, held)
         step = torch.zeros_like(residual)
         conditioned = inverse * residual
         direction = conditioned.clone()
         product = (residual * conditioned).sum((0, 2))
         for _ in range(MOST_PRODUCTS):
-            bent = self.curvature(point.probability, direction)
+            bent = self.curvature(point.probability, direction, held)
             curve = (direction * bent).sum((0, 2))
             going = (residual.square().sum((0, 2)).sqrt() > accuracy) & (curve > 0)
             if not going.any():

@@ -33,6 +33,8 @@ MOST_STEPS = 512
 PROBE_QUERIES = 4096
 # A few members are stacked first: where a step of theirs takes this much longer than alone, more members will not turn it.
 FEW, HOPELESS = 4, 1.5
+# Seconds below which the measurement of a faster way would cost more than it saves.
+WORTH_MEASURING = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Choice:
     Attributes:
         executor: What trains the members.
         why: In words, with the measured figures.
-        seconds: What all members will take with it, for their training and their outputs.
+        seconds: What all members will take with it, for their training and their outputs; None where there was nothing to choose
+            from, and so nothing was measured.
     """
 
     executor: Executor
     why: str
-    seconds: float
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Cost:
     def of(self, steps: int, queries: int, members: int) -> float:
         """Seconds for members that take so many steps in all and predict so many queries each."""
         return self.step * steps + members * (self.query * queries + self.once)
+
+
+# (executor, settings, members side by side to a power of two) -> cost
+Costs = dict[tuple[str, str, int], Cost]
 
 
 def choose(
@@ -81,25 +88,24 @@ def choose(
     """
     asked = len(shared.data.target) if queries is None else queries
     if solvable(shared):
-        return Choice(
-            Batched(),
-            "solved together: what members have in common is summed once",
-            price_solved(shared, members, numbers, asked),
-        )
+        return Choice(Batched(), "solved together: what members have in common is summed once")
     reason = Batched().why_not(shared)
     sequential = Sequential()
     if reason is not None:
-        seconds = priced(sequential, shared, members, numbers, asked, probe)
-        return Choice(sequential, f"one after the other: {reason}", seconds)
+        return Choice(sequential, f"one after the other: {reason}")
+    costs: Costs = {}
+    alone = priced(sequential, shared, members, numbers, asked, probe, costs)
+    if alone < WORTH_MEASURING:
+        return Choice(
+            sequential, f"one after the other: all of it takes {alone:.2g} s, which is not worth measuring", alone
+        )
     _, alike = next(alike_members(shared, members, numbers))
     first, few = members[alike[0]], min(FEW, len(alike))
-    step, together = (
-        measured(one, shared, first, side, asked, probe).step for one, side in ((sequential, 1), (Batched(), few))
-    )
-    alone = priced(sequential, shared, members, numbers, asked, probe)
+    step = next(iter(costs.values())).step
+    together = measured(Batched(), shared, first, few, asked, probe).step
     if together > HOPELESS * step:
         return Choice(sequential, f"one after the other: measured {_ratio(together, step)} as fast as stacked", alone)
-    stacked = priced(Batched(), shared, members, numbers, asked, probe)
+    stacked = priced(Batched(), shared, members, numbers, asked, probe, costs)
     if stacked < alone:
         return Choice(Batched(), f"stacked: measured {_ratio(alone, stacked)} as fast as one after the other", stacked)
     return Choice(sequential, f"one after the other: measured {_ratio(stacked, alone)} as fast as stacked", alone)
@@ -125,8 +131,13 @@ def priced(
     numbers: Sequence[int],
     queries: int,
     probe: float = PRICE_SECONDS,
+    costs: Costs | None = None,
 ) -> float:
-    """Seconds that these members will take with an executor: measured on a few steps, for each kind of member."""
+    """Seconds that these members will take with an executor: measured on a few steps, for each kind of member.
+
+    What a step costs depends on the settings and, roughly, on how many stand side by side: what is in `costs` is not measured again.
+    """
+    known = {} if costs is None else costs
     if executor.name == "batched" and solvable(shared):
         return price_solved(shared, members, numbers, queries)
     total = 0.0
@@ -136,7 +147,10 @@ def priced(
             total += len(alike) * _whole(executor, shared, members, alike[0], queries)
             continue
         side = 1 if executor.name == "sequential" else min(len(alike), wave_size(shared, learner, queries))
-        cost = measured(executor, shared, first, side, queries, probe)
+        kind = (executor.name, repr(sorted(first.settings.items(), key=str)), side.bit_length())
+        if kind not in known:
+            known[kind] = measured(executor, shared, first, side, queries, probe)
+        cost = known[kind]
         batch = int(learner.batch_size or 1)
         size = len(shared.data.rows) if first.rows is None else len(first.rows)
         steps = (len(batch_bounds(size, batch)) - 1) * int(learner.epochs)
