@@ -428,15 +428,29 @@ class Trust(Answer):
     numbers: the sum of the attribution's scores of the examples that a model saw, and what that model says of the query. 1 = it
     tells exactly which subsets are good for the query, 0 = it knows nothing.
 
-    `frame()`: method, query, lds.
+    Where it was asked for: what became of predictions when the model was trained again without the examples that help them the most,
+    and how well labels that are known to be wrong are found. Every measured value is (value, low, high), by method and control; a lead is
+    the method's value less the control's, on the same queries, models or examples.
+
+    `frame()`: method, query, lds; with a removal also drop and flip, of the queries that it was done for.
 
     Attributes:
         lds: Mean over queries.
         interval: Its confidence interval, over queries and subsets together.
-        level: Its level.
+        level: Level of all intervals.
         controls: Control -> (its LDS, low, high).
-        leads: Control -> (the method's LDS less the control's on the same queries and subsets, low, high).
+        leads: Control -> its lead in LDS.
         members: Subset models that it was measured on.
+        removed: How many examples were removed for a query; 0: no removal was asked for.
+        drops: Name -> fall of the query's margin without these examples.
+        drop_leads: Control -> its lead.
+        flips: Name -> share of the queries, all predicted rightly before, whose prediction is then wrong.
+        flip_leads: Control -> its lead.
+        detection: Name -> area under the ROC curve for the known wrong labels, by the mean harm that an example does to the queries;
+            empty where none were given.
+        detection_leads: Control -> its lead.
+        seconds: Name -> what the scores took: of the attribution what `trace` took, evidence that it had to collect included.
+        evidence_bytes: Name -> size on disk of the evidence that is read for it.
     """
 
     lds: float = 0.0
@@ -445,10 +459,20 @@ class Trust(Answer):
     controls: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     members: int = 0
+    removed: int = 0
+    drops: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    drop_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    flips: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    flip_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    detection: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    detection_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    evidence_bytes: dict[str, int] = field(default_factory=dict)
     name: ClassVar[str] = "trust"
 
     def __post_init__(self) -> None:
-        for name in ("controls", "leads"):  # JSON has no tuples
+        measured = ("controls", "leads", "drops", "drop_leads", "flips", "flip_leads", "detection", "detection_leads")
+        for name in measured:  # JSON has no tuples
             object.__setattr__(self, name, {key: tuple(value) for key, value in getattr(self, name).items()})
 
     @property
@@ -459,7 +483,7 @@ class Trust(Answer):
     @property
     def queries(self) -> int:
         """How many queries it was measured on."""
-        return self.table["query"].n_unique()
+        return self.table.filter(pl.col("lds").is_not_null())["query"].n_unique()
 
     def beats(self, control: str) -> bool:
         """Whether the method's lead over a control is clear: the interval of the difference is above zero."""
@@ -483,8 +507,28 @@ class Trust(Answer):
         )
         return (
             f"{verdict}: linear datamodeling score {self.lds:+.3f}, {self.level * 100:g} % interval {low:+.3f} to {high:+.3f}, over "
-            f"{self.members} models trained on random subsets and {self.queries:,} queries; {controls}."
+            f"{self.members} models trained on random subsets and {self.queries:,} queries; {controls}.{self._removal()}{self._detection()}"
         )
+
+    def _removal(self) -> str:
+        """What became of predictions without the examples, in one sentence; nothing where that was not asked for."""
+        if not self.removed:
+            return ""
+        others = [name for name in self.drops if name != self.method]
+        fell = ", ".join(f"{self.drops[name][0]:.3f} by {name}" for name in others)
+        turned = ", ".join(f"{self.flips[name][0]:.0%} by {name}" for name in others)
+        queries = self.table.filter(pl.col("drop").is_not_null())["query"].n_unique()
+        return (
+            f" Without the {self.removed} examples that it names first, the margin of a query falls by {self.drops[self.method][0]:.3f} "
+            f"({fell}) and {self.flips[self.method][0]:.0%} of {queries} right predictions turn wrong ({turned})."
+        )
+
+    def _detection(self) -> str:
+        """How well known wrong labels are found, in one sentence; nothing where none were given."""
+        if not self.detection:
+            return ""
+        others = ", ".join(f"{value[0]:.3f} by {name}" for name, value in self.detection.items() if name != self.method)
+        return f" It finds the known wrong labels with an area under the ROC curve of {self.detection[self.method][0]:.3f} ({others})."
 
     def plot(self) -> go.Figure:
         """The score of each query, by method."""
@@ -492,7 +536,10 @@ class Trust(Answer):
 
         names = self.table["method"].unique(maintain_order=True).to_list()
         figure = go.Figure(
-            [go.Box(x=self.table.filter(pl.col("method") == name)["lds"].to_list(), name=name) for name in names]
+            [
+                go.Box(x=self.table.filter(pl.col("method") == name)["lds"].drop_nulls().to_list(), name=name)
+                for name in names
+            ]
         )
         figure.update_layout(xaxis_title="linear datamodeling score of a query", showlegend=False)
         return figure

@@ -68,12 +68,99 @@ def test_verify_says_how_far_a_trace_can_be_trusted(imprint: Imprint, run: Path)
     assert imprint("show", run / "answers/trust-datamodel").status == 0
 
 
+def test_a_page_is_written_and_opened_only_when_asked(
+    imprint: Imprint, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    words = ("trace", run, "--query", "r000", "--method", "columns", "--k", 2)
+    said = imprint(*words, "--out", tmp_path / "why.html", "--json")
+    assert said.status == 0, said.err
+    assert opened == []
+    assert said.json["page"] == str(tmp_path / "why.html")
+    assert said.json["out"] is None
+    assert "Query r000" in (tmp_path / "why.html").read_text()
+
+    said = imprint(*words, "--open", "--out", tmp_path / "t.csv")
+    assert said.status == 0, said.err
+    page = run / "answers" / "attribution-columns" / "explanation.html"
+    assert opened == [page.resolve().as_uri()]
+    assert opened[0].startswith("file://")
+    assert page.is_file()
+    assert len(pl.read_csv(tmp_path / "t.csv")) == 4
+    assert imprint("show", page.parent).status == 0  # the answer beside it is still one
+
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert "no browser could be opened" in imprint(*words, "--open").err
+
+
+def test_a_row_is_compared_with_the_query(imprint: Imprint, run: Path) -> None:
+    said = imprint("trace", run, "--query", "r000", "--method", "columns", "--k", 3, "--json")
+    (query,) = said.json["queries"]
+    spread = separable(120, wrong=4).filter(pl.col("split") == "train").select("x", "noise").std().row(0, named=True)
+    for one in query["examples"]:
+        far = [name for name in ("x", "noise") if abs(one["content"][name] - query["content"][name]) > spread[name] / 2]
+        assert one["differs"] == far
+        assert one["predicted"] in ("low", "high")
+    assert any(one["differs"] for one in query["examples"])
+    text = imprint("trace", run, "--query", "r000", "--method", "columns", "--k", 3).out
+    assert "differs" in text
+    assert "Highest scores" in text
+
+
+def test_auto_says_what_it_measured(imprint: Imprint, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imprint.methods import lookup
+    from imprint.tracing import choosing, judges
+
+    monkeypatch.setattr(judges, "MEMBERS", 8)
+    monkeypatch.setattr(
+        choosing, "registered", lambda verb: [lookup(verb, name) for name in ("columns", "embedding-class")]
+    )
+    said = imprint("trace", run, "--method", "auto", "--budget", 60, "--k", 1, "--show", 0, "--json")
+    assert said.status == 0, said.err
+    method = said.json["method"]
+    assert method in ("columns", "embedding-class")
+    assert said.json["notes"][0].startswith(f"auto: {method} ")
+    assert (run / "answers" / f"attribution-{method}" / "answer.json").is_file()
+    said = imprint("trace", run, "--method", "columns", "--budget", 60)
+    assert said.status == 2
+    assert "auto" in said.err
+
+
+def test_verify_removes_examples_and_looks_for_known_wrong_labels(imprint: Imprint, run: Path, tmp_path: Path) -> None:
+    assert imprint("trace", run, "--method", "embedding-class", "--k", 1).status == 0
+    # The flipped labels of `separable` are the first four of its clear cases.
+    table = separable(120, wrong=4)
+    wrong = table.filter(pl.col("x").abs() > 2)["key"].head(4)
+    trained = table.filter(pl.col("key").is_in(wrong.to_list()) & (pl.col("split") == "train"))["key"]
+    (tmp_path / "known.txt").write_text("\n".join(trained))
+    trained.to_frame("id").write_csv(tmp_path / "known.csv")
+    words = ("verify", run, "--answer", "attribution-embedding-class", "--members", 8)
+    words = (*words, "--removal", 5, "--removal-queries", 6, "--seeds", 1)
+    said = imprint(*words, "--known", tmp_path / "known.txt", "--json")
+    assert said.status == 0, said.err
+    document = said.json
+    assert document["removed"] == 5
+    assert set(document["drops"]) == {"embedding-class", "random", "embedding"} == set(document["flips"])
+    assert (
+        set(document["detection"]) == {"embedding-class", "random", "embedding", "columns"} == set(document["seconds"])
+    )
+    again = imprint(*words, "--known", tmp_path / "known.csv", "--json").json
+    assert again["detection"] == document["detection"]
+    text = imprint(*words, "--known", tmp_path / "known.txt").out
+    for word in ("without 5 by", "fall", "flips", "auroc", "evidence"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_what_is_wrong_is_said(imprint: Imprint, run: Path) -> None:
     for words, word in (
         (("trace", run, "--query", "nobody", "--method", "random"), "nobody"),
         (("trace", run, "--method", "datamodle"), "datamodel"),
         (("trace", run, "--queries", "tset", "--method", "random"), "tset"),
         (("verify", run, "--answer", "nothing"), "nothing"),
+        (("verify", run, "--removal", 5), "--answer"),
+        (("trace", run, "--method", "columns", "--out", run / "manifest.json" / "a.html"), "manifest.json"),
     ):
         said = imprint(*words)
         assert said.status == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 import imprint
 from imprint import neighbours
-from imprint.errors import EvidenceError
+from imprint.errors import EvidenceError, MethodError
 from imprint.recording.held_out import held_out
 from imprint.scoring import knn_loo, knn_shapley
 
@@ -45,9 +47,16 @@ def utility(chosen: tuple[int, ...], distance: torch.Tensor, match: torch.Tensor
     return sum(bool(match[example]) for example in near) / k
 
 
-def by_definition(distance: torch.Tensor, match: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shapley values and leave-one-out values of the examples for one query."""
-    count = len(match)
+def minus_error(
+    chosen: tuple[int, ...], distance: torch.Tensor, target: torch.Tensor, query: torch.Tensor, k: int
+) -> float:
+    """Minus the squared error of the mean of the k nearest; the sum over fewer than k is divided by k too."""
+    near = sorted(chosen, key=lambda example: float(distance[example]))[:k]
+    return -float((sum((target[example] for example in near), torch.zeros(())) / k - query) ** 2)
+
+
+def by_definition(utility: Callable[[tuple[int, ...]], float], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shapley values and leave-one-out values of some examples for one query."""
     shapley, left = np.zeros(count), np.zeros(count)
     everyone = tuple(range(count))
     for example in everyone:
@@ -55,9 +64,8 @@ def by_definition(distance: torch.Tensor, match: torch.Tensor, k: int) -> tuple[
         for size in range(count):
             weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
             for chosen in itertools.combinations(others, size):
-                gain = utility((*chosen, example), distance, match, k) - utility(chosen, distance, match, k)
-                shapley[example] += weight * gain
-        left[example] = utility(everyone, distance, match, k) - utility(others, distance, match, k)
+                shapley[example] += weight * (utility((*chosen, example)) - utility(chosen))
+        left[example] = utility(everyone) - utility(others)
     return shapley, left
 
 
@@ -66,7 +74,10 @@ def by_definition(distance: torch.Tensor, match: torch.Tensor, k: int) -> tuple[
 def test_values_are_those_of_the_definition(examples: int, k: int, metric: neighbours.Metric) -> None:
     features, target, queries, labels = draw(examples * k, examples)
     distance = distances(queries, features, metric)
-    one_by_one = [by_definition(distance[q], target == labels[q], k) for q in range(len(queries))]
+    one_by_one = [
+        by_definition(partial(utility, distance=distance[q], match=target == labels[q], k=k), examples)
+        for q in range(len(queries))
+    ]
     shapley, left = (np.mean(side, axis=0) for side in zip(*one_by_one, strict=True))
     found = knn_shapley(features, target, queries, labels, k, metric=metric)
     np.testing.assert_allclose(found, shapley, atol=1e-12)
@@ -80,11 +91,38 @@ def test_without_held_out_examples_each_is_judged_by_the_others(metric: neighbou
     shapley, left = np.zeros(7), np.zeros(7)
     for query in range(7):
         others = [example for example in range(7) if example != query]
-        one, two = by_definition(distance[query, others], target[others] == target[query], 2)
+        match = target[others] == target[query]
+        one, two = by_definition(partial(utility, distance=distance[query, others], match=match, k=2), 6)
         shapley[others] += one / 7
         left[others] += two / 7
     np.testing.assert_allclose(knn_shapley(features, target, k=2, metric=metric), shapley, atol=1e-12)
     np.testing.assert_allclose(knn_loo(features, target, k=2, metric=metric), left, atol=1e-12)
+
+
+@pytest.mark.parametrize(("examples", "k"), [(8, 1), (7, 3), (6, 4), (5, 5), (3, 5), (2, 1), (1, 2)])
+def test_values_of_quantities_are_those_of_the_definition(examples: int, k: int) -> None:
+    features, _, queries, _ = draw(examples + k, examples)
+    generator = torch.Generator().manual_seed(k)
+    target = torch.randn(examples, generator=generator, dtype=torch.float64)
+    asked = torch.randn(len(queries), generator=generator, dtype=torch.float64)
+    distance = distances(queries, features, "cosine")
+    one_by_one = [
+        by_definition(partial(minus_error, distance=distance[q], target=target, query=asked[q], k=k), examples)
+        for q in range(len(queries))
+    ]
+    shapley, left = (np.mean(side, axis=0) for side in zip(*one_by_one, strict=True))
+    np.testing.assert_allclose(knn_shapley(features, target, queries, asked, k), shapley, atol=1e-12)
+    np.testing.assert_allclose(knn_loo(features, target, queries, asked, k), left, atol=1e-12)
+
+
+def test_values_of_quantities_sum_to_what_the_mean_of_the_nearest_is_worth() -> None:
+    features, _, queries, _ = draw(0, 300)
+    target, asked = features[:, 0] + features[:, 1] ** 2, queries[:, 0]
+    near = distances(queries, features, "cosine").topk(10, dim=1, largest=False).indices
+    worth = (asked.square() - (target[near].mean(1) - asked).square()).mean()
+    torch.testing.assert_close(knn_shapley(features, target, queries, asked).sum(), worth)
+    with pytest.raises(MethodError, match="quantity"):
+        knn_shapley(features, target, queries, asked, depth=20)
 
 
 @given(drawn, st.integers(1, 60), st.integers(1, 12))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imprint.cli import options as o
 from imprint.cli.example import content, drawing, predicted
-from imprint.cli.output import bold, cell, clip, emit, pairs, paragraph, say, seconds, shell, table
+from imprint.cli.output import bold, cell, clip, emit, note, pairs, paragraph, say, seconds, shell, table
 from imprint.cli.progress import Stages
 
 if TYPE_CHECKING:
     from imprint.answers import Attribution
     from imprint.recording import Run
+    from imprint.reporting import Explanation
+    from imprint.reporting.explanation import Shown
 
 LONGEST = 300  # characters of a query's text that are shown
+PAGE = "explanation.html"
 
 
 def command(
@@ -28,16 +32,26 @@ def command(
     ] = "test",
     method: Annotated[
         str,
-        typer.Option("--method", "-m", metavar="NAME", help="Trace method; imprint methods --verb trace lists them."),
+        typer.Option(
+            "--method", "-m", metavar="NAME", help="Trace method; imprint methods --verb trace lists them; or auto."
+        ),
     ] = "datamodel",
     k: Annotated[int, typer.Option("--k", "-k", min=1, metavar="N", help="Examples at either end.")] = 10,
     members: Annotated[
         int | None, typer.Option("--members", min=2, metavar="N", help="Trainings of the fleet; default: the method's.")
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="SECONDS", help="For auto: what the method may take. Default: 600."),
+    ] = None,
     show: Annotated[int, typer.Option("--show", min=0, metavar="N", help="Show the first N queries.")] = 3,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="FILE", help="Write all rows: .parquet, .csv, .jsonl.")
+        str | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write all rows: .parquet, .csv, .jsonl; or a page: .html."),
     ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open a page with the queries that are shown in the browser.")
+    ] = False,
     as_json: o.Json = False,
 ) -> None:
     """Find the training examples that help and harm a prediction the most.
@@ -51,6 +65,8 @@ def command(
       imprint trace runs/base --queries test --k 5 --out trace.parquet
       imprint trace runs/base --query u-1832 --members 256
       imprint trace runs/base --query u-1832 --method embedding
+      imprint trace runs/base --query u-1832 --method auto --budget 60
+      imprint trace runs/base --query u-1832 --open
       imprint verify runs/base --answer attribution-datamodel
 
     What the output means:
@@ -60,50 +76,94 @@ def command(
              margin; for similarities: see imprint methods NAME
       With few members scores are noisy: imprint verify measures how far to trust
       them, beside random and similarity.
+      shares   words of a text that the query has too, the rarest first: it
+               compares the texts, and is not what the model looked at
+      differs  columns of a row that differ from the query's, numbers by more than
+               half a standard deviation
+
+    auto measures every method that serves the run on models that no method has
+    seen, once, and takes the one that predicts them best within the budget; of
+    those not clearly worse, the cheapest. The notes say what was measured.
 
     JSON: {"run", "method", "higher", "k", "count", "queries": [{"id", "position",
           "split", "target", "predicted": {"value", "probability"}, "content",
-          "examples": [{"rank", "id", "position", "score", "target", "content"}]}],
-          "out", "cost": {"seconds", "trainings"}, "notes": [str]}
+          "examples": [{"rank", "id", "position", "score", "target", "predicted",
+          "shares" or "differs": [str], "content"}]}], "out", "page",
+          "cost": {"seconds", "trainings"}, "notes": [str]}
     """
     from imprint.methods import lookup
     from imprint.recording import load
+    from imprint.reporting import explain
     from imprint.tracing import trace
 
     folder = o.run_folder(run)
-    lookup("trace", method)
+    if method != "auto":
+        lookup("trace", method)
     loaded = load(folder)
     with Stages() as stages:
-        answer = trace(loaded, query or queries, method, k=k, members=members, progress=stages)
+        answer = trace(loaded, query or queries, method, k=k, members=members, progress=stages, budget=budget)
+    method = answer.method
     o.keep(loaded, answer, [method])
-    path = o.write_table(answer.frame(), out) if out else None
+    as_page = out is not None and Path(out).suffix == ".html"
+    rows = o.write_table(answer.frame(), out) if out and not as_page else None
     names = answer.queries
-    shown = [described(loaded, answer, name) for name in (names if query else names[:show])]
+    looked = names if query else names[:show]
+    if open_page or as_page:
+        found = explain(loaded, answer, looked or names[:1])
+        page = write_page(
+            found, Path(out).expanduser() if out and as_page else folder / "answers" / found.answer / PAGE
+        )
+    else:
+        found, page = explain(loaded, answer, looked), None
+    if open_page and page:
+        opened(page)
+    shown = [described(loaded, answer, found, name) for name in looked]
     if as_json:
         emit({
             "run": str(folder), "method": method, "higher": answer.higher[method], "k": k, "count": len(names),
-            "queries": shown, "out": path, "cost": answer.cost, "notes": list(answer.notes),
+            "queries": shown, "out": rows, "page": page, "cost": answer.cost, "notes": list(answer.notes),
         })  # fmt: skip
         return
     say(*paragraph(answer.summary()), "")
     for one in shown:
-        say(*lines(one, loaded), "")
+        say(*lines(one, loaded, found.ends), "")
     if len(shown) < len(names):
         say(f"and {len(names) - len(shown):,} more queries (--show N, or all rows with --out FILE)", "")
     say(
         *pairs(
             [
                 ("cost", f"{seconds(answer.cost['seconds'])}, {answer.cost['trainings']:.0f} trainings"),
-                *(("note", note) for note in answer.notes),
-                ("all rows", path),
+                *(("note", one) for one in answer.notes),
+                ("all rows", rows),
+                ("page", page),
                 ("trust", f"imprint verify {shell(run)} --answer attribution-{method}"),
             ]
         )
     )
 
 
-def described(run: Run, answer: Attribution, query: str) -> dict[str, Any]:
-    """A query and its examples, with what they hold and how they are labelled."""
+def write_page(found: Explanation, path: Path) -> Path:
+    """Write the page of an explanation.
+
+    Raises:
+        ResourceError: It cannot be written there.
+    """
+    from imprint.reporting import write_explanation
+
+    o.writable(path.parent)
+    return write_explanation(path, found)
+
+
+def opened(page: Path) -> None:
+    """Show a local file in the browser; where there is none, say so."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        note(f"note: no browser could be opened; the page is {page}")
+
+
+def described(run: Run, answer: Attribution, found: Explanation, query: str) -> dict[str, Any]:
+    """A query and its examples, with what they hold, how they are labelled, and how they compare."""
     import polars as pl
 
     own = answer.frame().filter(pl.col("query") == query)
@@ -111,9 +171,12 @@ def described(run: Run, answer: Attribution, query: str) -> dict[str, Any]:
     frame = run.corpus.frame(rows).to_dicts()
     targets = run.corpus.target.gather(rows).to_list()
     contents = [content(run.corpus, row) for row in frame]
+    explained = next(one for one in found.queries if one.query.id == query)
     examples = [
-        {**row, "target": target, "content": held}
-        for row, target, held in zip(own.drop("query").to_dicts(), targets[1:], contents[1:], strict=True)
+        {**row, "target": target, **compared(shown, found.marked), "content": held}
+        for row, target, shown, held in zip(
+            own.drop("query").to_dicts(), targets[1:], explained.helpful + explained.harmful, contents[1:], strict=True
+        )
     ]
     return {
         "id": query, "position": frame[0]["position"], "split": frame[0]["split"], "target": targets[0],
@@ -121,7 +184,13 @@ def described(run: Run, answer: Attribution, query: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(query: dict[str, Any], run: Run) -> list[str]:
+def compared(shown: Shown, marked: str) -> dict[str, Any]:
+    """What the model says of an example, and how it compares with the query."""
+    marks = {"words": "shares", "columns": "differs"}.get(marked)
+    return {"predicted": shown.predicted, **({marks: list(shown.marks)} if marks else {})}
+
+
+def lines(query: dict[str, Any], run: Run, ends: tuple[str, str]) -> list[str]:
     """A query beside its most helpful and most harmful examples, as text."""
     said = query["predicted"]
     sure = f" (probability {said['probability']:.3f})" if said.get("probability") is not None else ""
@@ -132,20 +201,41 @@ def lines(query: dict[str, Any], run: Run) -> list[str]:
     if pictures:
         row = run.corpus.read(run.corpus.rows_of([query["id"]]), pictures).to_dicts()[0]
         out += [f"  {line}" for name in pictures if row[name] for line in drawing(row[name])]
-    for title, sign in (("Most helpful", 1), ("Most harmful", -1)):
+    marks = next((name for name in ("shares", "differs") if query["examples"] and name in query["examples"][0]), None)
+    head = [
+        "rank",
+        "id",
+        "score",
+        "target",
+        *{"shares": ["shares", "content"], "differs": ["differs"]}.get(str(marks), ["content"]),
+    ]
+    for title, sign in zip(ends, (1, -1), strict=True):
         rows = [
-            [one["rank"], one["id"], one["score"], cell(one["target"]), held(one["content"])]
+            [one["rank"], one["id"], one["score"], labelled(one), *told(one, marks)]
             for one in query["examples"] if one["rank"] * sign > 0
         ]  # fmt: skip
-        out += ["", f"  {title}:", *table(["rank", "id", "score", "target", "content"], rows, indent=4, whole=["id"])]
+        out += ["", f"  {title}:", *table(head, rows, indent=4, whole=["id"])]
     return out
 
 
-def held(content: dict[str, Any]) -> str:
+def labelled(example: dict[str, Any]) -> str:
+    """The label of an example, and what the model says where that is something else."""
+    label, says = cell(example["target"]), example["predicted"]
+    return label if says is None or says == label else f"{label} (says {says})"
+
+
+def told(example: dict[str, Any], marks: str | None) -> list[str]:
+    """What an example holds, beside what it shares with the query; of a row, where it differs."""
+    if marks == "shares":
+        return [" ".join(example["shares"]) or "none", held(example["content"])]
+    if marks == "differs":
+        return [held({name: example["content"][name] for name in example["differs"]}, named=True) or "nowhere"]
+    return [held(example["content"])]
+
+
+def held(content: dict[str, Any], named: bool = False) -> str:
     """What an example holds, in one line: the only column alone, several with their names."""
     values = {name: clip(cell(value), LONGEST) for name, value in content.items()}
-    return (
-        next(iter(values.values()))
-        if len(values) == 1
-        else ", ".join(f"{name} {value}" for name, value in values.items())
-    )
+    if len(values) == 1 and not named:
+        return next(iter(values.values()))
+    return ", ".join(f"{name} {value}" for name, value in values.items())

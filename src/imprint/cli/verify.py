@@ -10,15 +10,22 @@ import typer
 
 from imprint.cli import options as o
 from imprint.cli.clean import kinds_of, read_findings
-from imprint.cli.output import emit, pairs, paragraph, say, seconds, table
+from imprint.cli.output import emit, pairs, paragraph, say, seconds, size, table
 from imprint.cli.progress import Stages
-from imprint.errors import MethodError
+from imprint.errors import ColumnError, MethodError
 
 if TYPE_CHECKING:
     import polars as pl
 
     from imprint.answers import Attribution, Findings, Verdict
     from imprint.recording import Run
+
+# Fields of a trust beside its linear datamodeling score.
+MORE = (
+    "removed", "drops", "drop_leads", "flips", "flip_leads", "detection", "detection_leads", "seconds", "evidence_bytes",
+)  # fmt: skip
+# Trainings of each arm, and for each removal: of these there are as many as queries.
+SEEDS, TRAININGS = 5, 3
 
 
 def command(
@@ -31,8 +38,9 @@ def command(
         str | None, typer.Option("--kind", metavar="A,B", help="Only the edits of these kinds: label,leak,...")
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, metavar="N", help="Trainings before and after the edits.")
-    ] = 5,
+        int | None,
+        typer.Option("--seeds", min=1, metavar="N", help="Trainings before and after (per removal). Default: 5 (3)."),
+    ] = None,
     answer: Annotated[
         str | None,
         typer.Option("--answer", metavar="NAME", help="Judge this answer of the run: findings or a trace."),
@@ -40,6 +48,21 @@ def command(
     members: Annotated[
         int, typer.Option("--members", min=8, metavar="N", help="For a trace: models on random halves to judge by.")
     ] = 64,
+    removal: Annotated[
+        float | None,
+        typer.Option(
+            "--removal", metavar="K", help="For a trace: retrain without the K examples that help most; < 1: a share."
+        ),
+    ] = None,
+    queries: Annotated[
+        int, typer.Option("--removal-queries", min=5, metavar="N", help="For how many queries examples are removed.")
+    ] = 30,
+    known: Annotated[
+        str | None,
+        typer.Option(
+            "--known", metavar="FILE", help="For a trace: ids of known wrong labels, one a line, or a column id."
+        ),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Retrain before and after the suggested edits: do they help, and how surely?
@@ -58,6 +81,7 @@ def command(
       imprint verify audit/run --findings decisions.csv   as decided in the report
       imprint verify runs/base --kind label
       imprint verify runs/base --answer attribution-datamodel --members 128
+      imprint verify runs/base --answer attribution-trak --removal 20
 
     What the output means:
       effect    mean change of the test metric, after less before, over the seeds;
@@ -69,6 +93,13 @@ def command(
                 predicted and true margins of held-out models, mean over queries;
                 1 = it knows exactly which examples matter, 0 = nothing
       lead      lds of the trace less that of a control: to be above 0
+      fall      with --removal: by how much the margin of a query falls when the K
+                examples that help it the most are gone and the model is trained
+                again (3 seeds), beside K at random and K by similarity
+      flips     share of right predictions that are then wrong
+      auroc     with --known: how well the harm that an example does to the
+                queries tells the known wrong labels from the others; 0.5 = chance
+      seconds, evidence   what the scores took, and the size of what they read
 
     The same command again goes on with an interrupted verification.
 
@@ -78,7 +109,10 @@ def command(
           "trainings"}, "notes": [str]}
       of a trace: {"run", "method", "lds", "interval", "level", "members",
           "queries", "controls": {name: [lds, low, high]}, "leads": {name:
-          [lead, low, high]}, "sentence", "cost", "notes"}
+          [lead, low, high]}, "removed", "drops", "drop_leads", "flips",
+          "flip_leads", "detection", "detection_leads" (each {name: [value,
+          low, high]}), "seconds": {name: s}, "evidence_bytes": {name: n},
+          "sentence", "cost", "notes"}
     """
     from imprint.answers import Attribution
     from imprint.cleaning import clean
@@ -91,11 +125,18 @@ def command(
     loaded = load(folder)
     judged = judged_answer(loaded, answer) if answer else None
     if isinstance(judged, Attribution):
-        trust_in(judged, loaded, members, as_json)
+        asked = {
+            "removal": removal, "queries": queries, "seeds": seeds or TRAININGS, "known": known_ids(known) if known else None,
+        }  # fmt: skip
+        trust_in(judged, loaded, members, asked, as_json)
         return
+    if removal is not None or known is not None:
+        raise MethodError(
+            "--removal and --known are about a trace.", "Name one of the run's: --answer attribution-datamodel"
+        )
     with Stages() as stages:
         found = judged or (clean(loaded) if frame is None else as_findings(frame, loaded))
-        verdict = verify(found, loaded, seeds=seeds, kinds=kinds, path=kept(folder), progress=stages)
+        verdict = verify(found, loaded, seeds=seeds or SEEDS, kinds=kinds, path=kept(folder), progress=stages)
     o.keep(loaded, verdict, [*(["file"] if findings else []), *(kinds or [])])
     if as_json:
         emit({"run": str(folder), **document(verdict), "cost": verdict.cost, "notes": list(verdict.notes)})
@@ -133,17 +174,42 @@ def judged_answer(run: Run, name: str) -> Findings | Attribution:
     return found
 
 
-def trust_in(attribution: Attribution, run: Run, members: int, as_json: bool) -> None:
+def known_ids(path: str) -> list[str]:
+    """Ids from a file: one a line, or the column `id` of a table.
+
+    Raises:
+        SourceError: There is no such file.
+        ColumnError: The table has no such column.
+    """
+    import polars as pl
+
+    file = Path(o.source_of(path))
+    match file.suffix:
+        case ".csv":
+            frame = pl.read_csv(file)
+        case ".parquet":
+            frame = pl.read_parquet(file)
+        case ".jsonl":
+            frame = pl.read_ndjson(file)
+        case _:
+            return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if "id" not in frame.columns:
+        raise ColumnError(f"{path} has no column 'id'.", f"It has {', '.join(frame.columns)}.")
+    return frame["id"].cast(pl.String).drop_nulls().to_list()
+
+
+def trust_in(attribution: Attribution, run: Run, members: int, asked: dict[str, Any], as_json: bool) -> None:
     """Measure and show how far a trace can be believed."""
     from imprint.verifying import verify
 
     with Stages() as stages:
-        trust = verify(attribution, run, members=members, progress=stages)
+        trust = verify(attribution, run, members=members, **asked, progress=stages)
     o.keep(run, trust, [trust.method])
     if as_json:
         emit({
             "run": str(run.path), "method": trust.method, "lds": trust.lds, "interval": trust.interval, "level": trust.level,
             "members": trust.members, "queries": trust.queries, "controls": trust.controls, "leads": trust.leads,
+            **{name: getattr(trust, name) for name in MORE},
             "sentence": trust.summary(), "cost": trust.cost, "notes": trust.notes,
         })  # fmt: skip
         return
@@ -154,8 +220,35 @@ def trust_in(attribution: Attribution, run: Run, members: int, as_json: bool) ->
     ]
     head = ["method", "lds", f"{trust.level:.0%} interval", "lead", f"{trust.level:.0%} interval"]
     say(*paragraph(trust.summary()), "", *table(head, rows), "")
+    if trust.drops:
+        removed = [
+            [
+                name,
+                trust.drops[name][0],
+                between(trust.drops[name][1:]),
+                f"{trust.flips[name][0]:.1%}",
+                shares(trust.flips[name][1:]),
+            ]
+            for name in sorted(trust.drops, key=lambda name: name != trust.method)
+        ]
+        say(*table([f"without {trust.removed} by", "fall", "interval", "flips", "interval"], removed), "")
+    if trust.detection:
+        found = [[name, value, between(ends)] for name, (value, *ends) in trust.detection.items()]
+        say(*table(["known wrong labels", "auroc", "interval"], found), "")
+    costs = [[name, seconds(took), size(trust.evidence_bytes.get(name))] for name, took in trust.seconds.items()]
+    say(*table(["scores", "seconds", "evidence"], costs), "")
     cost = f"{seconds(trust.cost['seconds'])}, {trust.cost['trainings']:.0f} trainings"
     say(*pairs([("cost", cost), *(("note", one) for one in trust.notes)]))
+
+
+def shares(ends: Sequence[float]) -> str:
+    """An interval of shares in words.
+
+    >>> shares([0.1, 0.25])
+    '10.0% to 25.0%'
+    """
+    low, high = ends
+    return f"{low:.1%} to {high:.1%}"
 
 
 def between(ends: Sequence[float]) -> str:

@@ -54,6 +54,10 @@ REGISTERED_BY = {
     "subsets": "imprint.fleets.evidence",
     "bags": "imprint.fleets.evidence",
     "permutations": "imprint.fleets.permutations",
+    "gradients": "imprint.gradients.evidence",
+    "gradient_norms": "imprint.gradients.evidence",
+    "layer_gradients": "imprint.gradients.evidence",
+    "curvature": "imprint.gradients.curvature_evidence",
 }
 FORWARD = ("outputs", "features")
 RECORDED = ("order", "dynamics")

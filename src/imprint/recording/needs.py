@@ -230,3 +230,118 @@ class Permutations(FleetNeed):
     @property
     def store(self) -> str:
         return f"permutations-{self.members}-{self.tolerance:g}"
+
+
+@dataclass(frozen=True)
+class Gradients(Need):
+    """Projected gradients of the examples' losses with respect to the model's weights: `[example, size]` float32.
+
+    Inner products of them are unbiased estimates of those of the gradients. On disk they are float16.
+
+    Attributes:
+        size: Numbers per example; fewer where the model has fewer parameters.
+        projection: "factored", "paired" or "sparse"; see `imprint.gradients.projections`.
+        of: What is differentiated: "loss", or "margin" (`log p/(1-p)` of the target).
+        checkpoint: "last", "first", "best", an epoch, "kept": all that are on disk, `[checkpoint, example, size]`, or "early": those of
+            the first fifth of the epochs, at least the first, of the same shape.
+        split: Whose; None for every row of the corpus.
+    """
+
+    field: str = "gradients"
+    kind: str | None = "gradients"
+    size: int = 512
+    projection: str = "factored"
+    of: str = "loss"
+    checkpoint: str | int = "last"
+    split: str | None = "train"
+
+    @property
+    def store(self) -> str:
+        return f"gradients-{self.size}-{self.projection}-{self.of}-{self.checkpoint}"
+
+
+@dataclass(frozen=True)
+class GradientValues(Gradients):
+    """What was differentiated for `Gradients` of the same settings: the loss or margin of each example, `[example]`."""
+
+    field: str = "values"
+
+
+@dataclass(frozen=True)
+class GradientBlocks(Gradients):
+    """Which columns of `Gradients` of the same settings are of which layer: name -> slice."""
+
+    field: str = "blocks"
+
+    @property
+    def per_example(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class GradientNorms(Need):
+    """Norm of the gradient of each example's loss with respect to all trained weights: `[example]` float32; attributes of `Gradients`."""
+
+    field: str = "norms"
+    kind: str | None = "gradient_norms"
+    checkpoint: str | int = "last"
+    split: str | None = "train"
+
+    @property
+    def store(self) -> str:
+        return f"gradient-norms-{self.checkpoint}"
+
+
+@dataclass(frozen=True)
+class LayerGradients(Need):
+    """The examples with the model, to take exact gradients of block by block; nothing is kept.
+
+    The value is a tuple of `imprint.gradients.Examples`, one per checkpoint, each with its learning rate; attributes of `Gradients`.
+    """
+
+    field: str = "examples"
+    kind: str | None = "layer_gradients"
+    of: str = "loss"
+    checkpoint: str | int = "last"
+    split: str | None = "train"
+
+    @property
+    def store(self) -> None:
+        return None
+
+    @property
+    def per_example(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class LearningRates(LayerGradients):
+    """The learning rate that each kept checkpoint stands for: its epoch's and those since the checkpoint before it, `[checkpoint]`."""
+
+    field: str = "rates"
+    checkpoint: str | int = "kept"
+
+
+@dataclass(frozen=True)
+class Curvature(Need):
+    """The curvature of the training loss at a checkpoint, layer by layer: an `imprint.gradients.curvature.Curvature`.
+
+    Attributes:
+        approximation: "diagonal", "kfac" or "ekfac".
+        fisher: "true" (labels drawn from the model's own predictions) or "empirical" (the labels of the data).
+        checkpoint: "last", "first", "best", or an epoch.
+    """
+
+    field: str = "curvature"
+    kind: str | None = "curvature"
+    approximation: str = "ekfac"
+    fisher: str = "true"
+    checkpoint: str | int = "last"
+
+    @property
+    def store(self) -> str:
+        return f"curvature-{self.approximation}-{self.fisher}-{self.checkpoint}"
+
+    @property
+    def per_example(self) -> bool:
+        return False

@@ -51,9 +51,9 @@ def write_report(path: str | os.PathLike[str], material: Material) -> Path:
 def render(material: Material) -> str:
     """The report as HTML text."""
     data = payload(material)
-    script = Markup('"use strict";\n(() => {\n' + "\n".join(_part(name) for name in SCRIPTS) + "\n})();")
+    script = Markup('"use strict";\n(() => {\n' + "\n".join(part(name) for name in SCRIPTS) + "\n})();")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template("report.html")
+    page = environment().get_template("report.html")
     return page.render(
         material=material,
         words=words,
@@ -67,7 +67,7 @@ def render(material: Material) -> str:
         roles=roles(material),
         verdict=words.verdict(material.verdict) if material.verdict else None,
         json=embed(data),
-        style=Markup(_part("report.css")),
+        style=Markup(part("report.css")),
         script=script,
         digest=digest,
     )
@@ -120,12 +120,14 @@ def hero(material: Material) -> dict[str, Any]:
     }
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """The text of a file of the page."""
     return (PAGE / name).read_text(encoding="utf-8")
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of pages; what they are given is escaped."""
     return Environment(
-        loader=FunctionLoader(_part), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(part), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

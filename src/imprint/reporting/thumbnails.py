@@ -25,8 +25,8 @@ SETTINGS = ((96, 75), (64, 75), (64, 50), (48, 40))
 LARGEST = SETTINGS[0][0]
 
 
-def small(source: Any) -> Image | None:
-    """The image of encoded bytes or of an array, scaled down to fit `LARGEST`; None if there is nothing to show."""
+def small(source: Any, largest: int = LARGEST) -> Image | None:
+    """The image of encoded bytes or of an array, scaled down to fit a square of `largest` pixels; None if there is nothing to show."""
     from PIL import Image
 
     if source is None:
@@ -35,8 +35,8 @@ def small(source: Any) -> Image | None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else Image.fromarray(_pixels(source))
-            image.draft("RGB", (2 * LARGEST, 2 * LARGEST))  # a JPEG is decoded at a fraction of its size
-            image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+            image.draft("RGB", (2 * largest, 2 * largest))  # a JPEG is decoded at a fraction of its size
+            image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 ground = Image.new("RGBA", image.size, "white")
                 ground.alpha_composite(image.convert("RGBA"))

@@ -27,13 +27,15 @@ from imprint.scoring.dynamics import (
     mean_loss,
     variability,
 )  # fmt: skip
+from imprint.scoring.gradients import gradient_norm, grand, self_influence, vog
 from imprint.scoring.neighbours import knn_loo, knn_shapley
 from imprint.scoring.shapley import shapley, standard_error
 from imprint.scoring.subsets import banzhaf, data_oob, difference, memorisation
 
 __all__ = [
-    "aum", "banzhaf", "confidence", "data_oob", "difference", "el2n", "entropy", "forgetting", "knn_loo", "knn_shapley", "last_margin",
-    "learning_time", "mean_loss", "memorisation", "score", "shapley", "standard_error", "variability",
+    "aum", "banzhaf", "confidence", "data_oob", "difference", "el2n", "entropy", "forgetting", "gradient_norm", "grand", "knn_loo",
+    "knn_shapley", "last_margin", "learning_time", "mean_loss", "memorisation", "score", "self_influence", "shapley", "standard_error",
+    "variability", "vog",
 ]  # fmt: skip
 
 

@@ -1,21 +1,22 @@
-"""Values of examples to a k-nearest-neighbour classifier in the feature space of the trained model: exact, and without a training.
+"""Values of examples to a k-nearest-neighbour predictor in the feature space of the trained model: exact, and without a training.
 
-What they measure is the share of the right label among the k nearest training examples of a held-out one. It stands in for the
-accuracy of the model as far as the model's features make neighbours of what it treats alike. See `imprint.neighbours` for the
-formulas.
+What they measure is the share of the right label among the k nearest training examples of a held-out one (of a quantity: minus the
+squared error of their mean). It stands in for the accuracy of the model as far as the model's features make neighbours of what it
+treats alike. See `imprint.neighbours` for the formulas.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from imprint.errors import MethodError
 from imprint.methods import method
 from imprint.neighbours import Metric, nearest, shapley, values
 from imprint.recording.needs import HELD_OUT, Features, Target
 
-# As cleanlab and most of the literature: the order of the values hardly depends on it between 5 and 20.
+# As cleanlab.
 K = 10
 # The first is what tells soonest that a run holds nothing out.
 NEEDS = (
@@ -24,37 +25,41 @@ NEEDS = (
 
 
 @method(
-    "score", "knn-shapley", higher="more valuable", needs=NEEDS, tasks=["classification"], rowwise=False,
+    "score", "knn-shapley", higher="more valuable", needs=NEEDS, tasks=["classification", "regression"], rowwise=False,
     source="Jia et al. 2019, arXiv:1908.08619",
 )  # fmt: skip
 def knn_shapley(
     features: Float[Tensor, "example feature"],
-    target: Int[Tensor, " example"],
+    target: Shaped[Tensor, " example"],
     held_out_features: Float[Tensor, "query feature"] | None = None,
-    held_out_target: Int[Tensor, " query"] | None = None,
+    held_out_target: Shaped[Tensor, " query"] | None = None,
     k: int = K,
     *,
     metric: Metric = "cosine",
     depth: int | None = None,
 ) -> Float[Tensor, " example"]:
-    """Shapley value of the example to a 10-nearest-neighbour classifier on the model's features, exact, on the held-out examples.
+    """Shapley value of the example to a 10-nearest-neighbour predictor on the model's features, exact, on the held-out examples.
 
-    The values sum to the mean share of the right label among the k nearest training examples of a held-out one. Below zero: the
-    example stands among held-out examples of other classes, as wrong labels do. Float64.
+    The values sum to the mean share of the right label among the k nearest training examples of a held-out one; of a quantity, to the
+    fall of the mean squared error from the answer 0 (the mean of the target) to the mean of the k nearest. Below zero: the example
+    stands among held-out ones of other classes, as wrong labels do. Float64.
 
-    Time is that of sorting all training examples for each held-out one: about 20 ns per pair and core. Memory is bounded in blocks of
-    held-out examples.
+    Time is that of sorting all training examples for each held-out one, some tens of nanoseconds per pair. Memory is bounded in blocks
+    of held-out examples.
 
     Args:
         features: Of the training examples.
-        target: Their class codes.
+        target: Their class codes, or quantities (floating point).
         held_out_features: Of the held-out examples; None judges each training example by all others.
-        held_out_target: Their class codes.
-        k: Neighbours of the classifier.
+        held_out_target: Their targets.
+        k: Neighbours of the predictor.
         metric: "cosine" or "euclidean".
-        depth: Only so many nearest neighbours get a value, none of them off by more than 1 / depth (the paper's Theorem 2); None for
-            all, which is exact. `cleanlab.data_valuation.data_shapley_knn` is the case `depth=k` without held-out examples, as
+        depth: Of classes, only so many nearest neighbours get a value, none of them off by more than 1 / depth (the paper's Theorem 2);
+            None for all, which is exact. `cleanlab.data_valuation.data_shapley_knn` is the case `depth=k` without held-out examples, as
             `(1 + value) / 2`.
+
+    Raises:
+        MethodError: A depth was given for quantities, of which no bound is known.
 
     >>> features, target = torch.tensor([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0]]), torch.tensor([0, 1, 1])
     >>> knn_shapley(features, target, torch.tensor([[0.9, 0.0]]), torch.tensor([0]), k=1)
@@ -62,8 +67,9 @@ def knn_shapley(
     """
     queries, query_target, own = _queries(features, target, held_out_features, held_out_target)
     total = torch.zeros(len(features), dtype=torch.float64)
-    others = len(features) - (own is not None)
-    if depth is None or depth >= others:
+    if depth is not None and target.is_floating_point():
+        raise MethodError(f"depth={depth} is for classes, and the target is a quantity.", "Leave it out.")
+    if depth is None or depth >= len(features) - (own is not None):
         for _, found in shapley(queries, query_target, features, target, k, metric, own):
             total += found.sum(0)
     else:
@@ -74,30 +80,30 @@ def knn_shapley(
 
 
 @method(
-    "score", "knn-loo", higher="more valuable", needs=NEEDS, tasks=["classification"], rowwise=False,
+    "score", "knn-loo", higher="more valuable", needs=NEEDS, tasks=["classification", "regression"], rowwise=False,
     source="Jia et al. 2019, arXiv:1908.08619 (leave-one-out, as its baseline)",
 )  # fmt: skip
 def knn_loo(
     features: Float[Tensor, "example feature"],
-    target: Int[Tensor, " example"],
+    target: Shaped[Tensor, " example"],
     held_out_features: Float[Tensor, "query feature"] | None = None,
-    held_out_target: Int[Tensor, " query"] | None = None,
+    held_out_target: Shaped[Tensor, " query"] | None = None,
     k: int = K,
     *,
     metric: Metric = "cosine",
 ) -> Float[Tensor, " example"]:
-    """What the held-out examples lose if a 10-nearest-neighbour classifier on the model's features does without the example.
+    """What the held-out examples lose if a 10-nearest-neighbour predictor on the model's features does without the example.
 
-    That is the share of the right label among the k nearest, with the example less without it: where the example is one of the k, its
-    place is taken by the next. 0 for an example that is among the k nearest of no held-out one; `knn-shapley` tells these apart.
-    Float64.
+    That is the share of the right label among the k nearest, with the example less without it (of a quantity, the squared error of
+    their mean, without it less with it): where the example is one of the k, its place is taken by the next. 0 for an example that is
+    among the k nearest of no held-out one; `knn-shapley` tells these apart. Float64.
 
     Args:
         features: Of the training examples.
-        target: Their class codes.
+        target: Their class codes, or quantities (floating point).
         held_out_features: Of the held-out examples; None judges each training example by all others.
-        held_out_target: Their class codes.
-        k: Neighbours of the classifier.
+        held_out_target: Their targets.
+        k: Neighbours of the predictor.
         metric: "cosine" or "euclidean".
 
     >>> features, target = torch.tensor([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0]]), torch.tensor([0, 1, 1])
@@ -106,11 +112,15 @@ def knn_loo(
     """
     queries, query_target, own = _queries(features, target, held_out_features, held_out_target)
     index = nearest(queries, features, k + 1, metric, own)
-    match = (target[index] == query_target[:, None]).double()
-    if match.shape[1] > k:  # else nobody takes an example's place
-        match = match[:, :k] - match[:, k:]
+    quantity = target.is_floating_point()
+    worth = (target[index] if quantity else target[index] == query_target[:, None]).double() / k
+    # Where there is no next one, nobody takes an example's place.
+    lost = worth[:, :k] - (worth[:, k:] if worth.shape[1] > k else 0)
+    if quantity:
+        off = worth[:, :k].sum(1, keepdim=True) - query_target[:, None]
+        lost = (off - lost).square() - off.square()
     total = torch.zeros(len(features), dtype=torch.float64)
-    return total.index_add_(0, index[:, :k].flatten(), match.flatten()) / (k * len(queries))
+    return total.index_add_(0, index[:, :k].flatten(), lost.flatten()) / len(queries)
 
 
 def _queries(

@@ -21,6 +21,7 @@ from imprint.fitting import Progress, reporter
 from imprint.methods import Method, check_serves, lookup
 from imprint.recording import load
 from imprint.recording.collect import spent
+from imprint.tracing.choosing import choose
 from imprint.tracing.controls import columns, embedding, embedding_class, pixels, random
 from imprint.tracing.datamodels import datamodel, subset_influence
 from imprint.tracing.evidence import gather
@@ -68,6 +69,8 @@ def trace(
     k: int = 10,
     members: int | None = None,
     progress: Progress | Literal[False] | None = None,
+    *,
+    budget: float | None = None,
 ) -> Attribution:
     """The training examples that help and that harm each query the most.
 
@@ -78,25 +81,34 @@ def trace(
         run: A recorded run.
         queries: Predictions to explain: a split's name, a part of the run's corpus (`corpus.split("test")`), ids, or rows. A query
             is judged by its own label: to help is to raise its margin.
-        method: Name of a trace method (`imprint methods` lists them).
+        method: Name of a trace method (`imprint methods` lists them), or "auto": the one that retrained models of this run show to be worth
+            its price (`imprint.tracing.choosing`); the notes say what was measured.
         k: How many examples at either end.
         members: Trainings of the fleet, for methods that read one; None as the method declares. More are more precise.
         progress: Told the trainings done; None shows a bar if standard error is a terminal, False nothing.
+        budget: With "auto": seconds that the method may take for these queries; None for ten minutes.
 
     Returns:
         `frame()`: query, id, position, rank (1 = the most helpful, -1 = the most harmful), score. `imprint.verify` says how far
         it can be trusted.
 
     Raises:
-        MethodError: The method is unknown or does not serve the run's task or data, or k is no number of examples.
+        MethodError: The method is unknown or does not serve the run's task or data, none fits the budget, or k is no number of examples.
         IdError: A query is not of the run's corpus.
         RunError: The run has no such split.
     """
     began = time.perf_counter()
     if k < 1:
         raise MethodError(f"k={k} examples are none.", "Ask for 1 or more.")
-    one = chosen(method, members)
-    rows = query_rows(run, queries)
+    rows, why = query_rows(run, queries), ()
+    if method == "auto":
+        with reporter(progress) as told:
+            one, why = choose(run, len(rows), budget, members, told)
+        began = time.perf_counter()  # what the method costs; the notes say what choosing it did
+    elif budget is not None:
+        raise MethodError(f"A budget is for method='auto', not for '{method}'.", "Leave one of the two out.")
+    else:
+        one = chosen(method, members)
     found = factors_of(run, rows, one, progress)
     trainings, notes = spent(run, one.needs)
     return Attribution(
@@ -107,7 +119,7 @@ def trace(
         run={"path": str(run.path), "corpus": run.fingerprint},
         cost={"seconds": time.perf_counter() - began, "trainings": trainings},
         table=best(run, rows, found, k),
-        notes=notes,
+        notes=(*why, *notes),
         k=k,
         members=members,
         examples=len(run),

@@ -20,6 +20,7 @@ from torch import Tensor
 from imprint.fitting import Progress, generator, silent
 from imprint.fleets import Fleet
 from imprint.gradients.evidence import of_rows
+from imprint.gradients.examples import kept_checkpoints
 from imprint.recording.needs import Features, GradientNorms, Gradients, LayerGradients, Need, Rows, Subsets, Target
 
 if TYPE_CHECKING:
@@ -95,6 +96,27 @@ def _value(run: Run, need: Need, queries: np.ndarray) -> Any:
 def fleet_of(run: Run, need: Need) -> Fleet:
     """The fleet that a need of a run is read from; it must have been collected."""
     return Fleet.load(run.path / "fleets" / str(need.store))
+
+
+def bytes_read(run: Run, needs: Iterable[Need]) -> int:
+    """Bytes on disk of the evidence that these needs are read from; the corpus and the checkpoints are not counted.
+
+    Args:
+        run: The run.
+        needs: What a method reads.
+    """
+    stores = {str(need.store): need for need in needs if need.store is not None}
+    total = 0
+    for store, need in stores.items():
+        checkpoint = getattr(need, "checkpoint", None)
+        files = [run.path / "fleets" / store, *(run.path / "evidence").glob(f"{store}.*")]
+        if checkpoint is not None:  # on disk a checkpoint has its own name
+            kept = (
+                kept_checkpoints(run) if checkpoint == "kept" else [(run.checkpoints.named(str(checkpoint)).name, 1.0)]
+            )
+            files += [run.path / "evidence" / f"{store.removesuffix(str(checkpoint))}{name}.lance" for name, _ in kept]
+        total += sum(file.stat().st_size for folder in files for file in (folder, *folder.rglob("*")) if file.is_file())
+    return total
 
 
 def inputs(run: Run, rows: Int[np.ndarray, " example"]) -> Float[Tensor, "example number"]:

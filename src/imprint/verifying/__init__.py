@@ -7,9 +7,9 @@ from typing import Any, overload
 from imprint.answers import Answer, Attribution, Findings, Trust, Verdict
 from imprint.errors import MethodError
 from imprint.recording import Run
+from imprint.tracing.datamodeling import spearman
 from imprint.verifying import edits
 from imprint.verifying.attribution import verify_attribution
-from imprint.verifying.datamodeling import spearman
 from imprint.verifying.interval import crossed_interval
 
 __all__ = ["crossed_interval", "spearman", "verify", "verify_attribution"]
@@ -23,13 +23,15 @@ def verify(answer: Answer, run: Run | None = None, **settings: Any) -> Verdict |
     """Hold an answer against retrained models.
 
     Findings: does acting on them help? Models are trained before and after the suggested edits, and after as many edits at random.
-    Attribution: do the scores predict what models trained on other subsets say? The linear datamodeling score, beside controls.
+    Attribution: do the scores predict what models trained on other subsets say? The linear datamodeling score, beside controls. With
+    `removal=k`: do predictions fall without the k examples that it names first? With `known=ids`: does it find these wrong labels?
 
     Args:
         answer: What `clean` or `trace` found.
         run: The run that it is about; None loads it from where the answer says it is.
         settings: Findings: `seeds`, `kinds`, `level`, `path`, `progress` (see `imprint.verifying.edits.verify`). Attribution:
-            `members`, `level`, `path`, `progress` (see `imprint.verifying.verify_attribution`).
+            `members`, `removal`, `queries`, `seeds`, `known`, `level`, `path`, `progress` (see
+            `imprint.verifying.verify_attribution`).
 
     Raises:
         MethodError: There is nothing to verify, or nothing to measure on.

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from imprint.tracing import Factors, datamodel
-from imprint.verifying import datamodeling
-from imprint.verifying.datamodeling import centred_ranks, correlation, percentiles, resampled, spearman
+from imprint.tracing import Factors, datamodel, datamodeling
+from imprint.tracing.datamodeling import centred_ranks, correlation, percentiles, resampled, spearman
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,0 +1,9 @@
+"""Per-example gradients as evidence: captured in factored form, multiplied, projected, and kept in a run."""
+
+from imprint.gradients.capture import Capture, capture
+from imprint.gradients.examples import Examples
+from imprint.gradients.layer import LayerGradient
+from imprint.gradients.products import full, products, squared_norms
+from imprint.gradients.projections import Projection
+
+__all__ = ["Capture", "Examples", "LayerGradient", "Projection", "capture", "full", "products", "squared_norms"]
