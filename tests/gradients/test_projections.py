@@ -78,6 +78,22 @@ def test_batches_are_projected_alike(kind: module.Kind) -> None:
     assert not torch.allclose(Projection(40, 4, kind).project(layers), together)
 
 
+@pytest.mark.parametrize("positions", [1, 3, 40])
+def test_paired_projections_of_positions_and_of_written_out_gradients_are_the_same(
+    positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs, outputs = (torch.randn(7, positions, width, generator=random, dtype=torch.float64) for width in (5, 4))
+    layer = LayerGradient("layer", "linear", inputs, outputs)
+    projection = Projection(12, 0, "paired")
+    expected = projection.project([layer])
+    sides = projection._sides["layer"]
+    torch.testing.assert_close(module._paired_rows(layer, sides), expected)
+    torch.testing.assert_close(module._paired_positions(layer, sides), expected)
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 1)  # one example at a time
+    torch.testing.assert_close(Projection(12, 0, "paired").project([layer]), expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_sparse_embeddings_and_written_out_ones_are_projected_alike(kind: module.Kind) -> None:
     codes = torch.tensor([[1, 4, 1], [0, 0, 2]])

@@ -97,7 +97,8 @@ def test_what_the_models_say_themselves_is_trusted_and_its_opposite_is_not(
 
 
 def test_random_scores_are_no_better_than_random(run: Run, attribution: imprint.Attribution) -> None:
-    noise = torch.randn(40, 256, generator=torch.Generator().manual_seed(9)), torch.randn(120, 256)
+    generator = torch.Generator().manual_seed(9)
+    noise = torch.randn(40, 256, generator=generator), torch.randn(120, 256, generator=generator)
     told = replace(attribution, methods=("noise",), higher={"noise": "nothing"}, factors=Factors(*noise))
     trust = imprint.verify(told, run, members=MEMBERS, progress=False)
     # 40 rank correlations of 16 pairs, each with the standard error 1/sqrt(15), as good as independent.

@@ -4,6 +4,20 @@ from imprint.gradients.capture import Capture, capture
 from imprint.gradients.examples import Examples
 from imprint.gradients.layer import LayerGradient
 from imprint.gradients.products import full, products, squared_norms
+from imprint.gradients.projected import Projected
 from imprint.gradients.projections import Projection
+from imprint.gradients.recording import next_token, project
 
-__all__ = ["Capture", "Examples", "LayerGradient", "Projection", "capture", "full", "products", "squared_norms"]
+__all__ = [
+    "Capture",
+    "Examples",
+    "LayerGradient",
+    "Projected",
+    "Projection",
+    "capture",
+    "full",
+    "next_token",
+    "products",
+    "project",
+    "squared_norms",
+]

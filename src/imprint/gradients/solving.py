@@ -6,8 +6,9 @@ gradient is an outer product, and in the basis of the curvature's directions (ha
     sum over i, j of  a^_q[i] a^_e[i]  W[i, j]  g^_q[j] g^_e[j],            W = 1 / (curvature + lambda),
 
 so a rank-one term `u v^T` of W costs only `in + out` multiplications a pair: `(u a^_q . a^_e) (v g^_q . g^_e)`. W is nearly of low rank: it
-is flat wherever the damping outweighs the curvature. `Factored` writes it as few terms plus the rows of the leading directions in full,
-with as many terms as bring the expected error below `TOLERANCE`.
+is flat wherever the damping outweighs the curvature. `Factored` takes the rows of the leading directions in full and few terms for the
+others, with as many as bring the expected error below `TOLERANCE`, and multiplies with few digits (bfloat16) where that is faster; these
+errors are smaller.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from imprint.gradients.curvature import DAMPING, LayerCurvature
 from imprint.gradients.layer import LayerGradient
 from imprint.gradients.products import full, products
 
-# Expected error of a score as a share of the spread of scores. Drawing the labels of the true Fisher anew moves scores by several times
-# as much (`benchmarks/influence.py` prints both).
+# Expected error of a score as a share of the spread of scores. Drawing the random signs of the true Fisher anew moves scores far more
+# (`benchmarks/influence.py` prints both).
 TOLERANCE = 0.01
 # Shares of the `in` directions that are tried as leading ones.
 LEADING = (0.0, 0.125, 0.25, 0.5)
@@ -54,12 +55,12 @@ class Written:
 
 @dataclass(frozen=True, eq=False)
 class Inverse:
-    """`W[i, j] ~ sum over terms r of left[r, i] right[r, j]`, plus `block` in the rows `rows`.
+    """`block` in the rows `rows` of W, and `W[i, j] ~ sum over terms r of left[r, i] right[r, j]` in the others.
 
     Attributes:
-        left, right: The terms.
+        left, right: The terms, zero in these rows.
         rows: Leading `in` directions.
-        block: What the terms lack of W in these rows.
+        block: W there.
         error: Expected error of a score, as a share of the root mean square of scores.
     """
 
@@ -101,33 +102,32 @@ def compressed(layer: LayerCurvature, share: float = DAMPING, tolerance: float =
     inverse = exact.double()
     # Directions in which training gradients hardly go: their weights only have to keep the division below in range.
     s, t = (size.double().clamp(min=float(size.max()) * 1e-7 + 1e-300) for size in (layer.inputs, layer.outputs))
-    scale = float((s[:, None] * inverse * t).norm())
-    flat = 1 / layer.damping(share)  # W where there is no curvature: the first term
-    residual = s[:, None] * (inverse - flat) * t
+    weighed = s[:, None] * inverse * t
+    scale = float(weighed.norm())
     order = s.argsort(descending=True)
-    chosen: tuple[int, int, float] | None = None
+    chosen: tuple[int, int] | None = None
     cost = height * width
     for part in LEADING:
         rows = int(part * height)
-        rest = residual[order[rows:]]
-        gram = rest.T @ rest if len(rest) > width else rest @ rest.T
-        squares = torch.linalg.eigvalsh(gram).clamp(min=0)  # the smallest first
-        tail = squares.cumsum(0).sqrt() / scale
-        terms = int((tail > tolerance).sum())
-        if rows * width + (terms + 1) * (height + width) < cost:
-            cost = rows * width + (terms + 1) * (height + width)
-            chosen = rows, terms, float(tail[len(tail) - terms - 1]) if terms < len(tail) else 0.0
+        terms = _terms(weighed[order[rows:]], tolerance * scale)
+        if rows * width + terms * (height + width) < cost:
+            cost, chosen = rows * width + terms * (height + width), (rows, terms)
     if chosen is None:
         return best
-    count, terms, error = chosen
+    count, terms = chosen
     leading = order[:count]
-    residual[leading] = 0
-    u, size, vt = torch.linalg.svd(residual, full_matrices=False)
-    first = flat**0.5
-    left = torch.cat([torch.full_like(s, first)[None], (u[:, :terms] * size[:terms] / s[:, None]).T])
-    right = torch.cat([torch.full_like(t, first)[None], vt[:terms] / t])
-    block = inverse[leading] - left[:, leading].T @ right
-    return Inverse(left.to(dtype), right.to(dtype), leading, block.to(dtype), error)
+    weighed[leading] = 0
+    u, size, vt = torch.linalg.svd(weighed, full_matrices=False)
+    error = float(size[terms:].norm()) / scale
+    left, right = (u[:, :terms] * size[:terms] / s[:, None]).T, vt[:terms] / t
+    return Inverse(left.to(dtype), right.to(dtype), leading, exact[leading], error)
+
+
+def _terms(matrix: Float[Tensor, "row column"], error: float) -> int:
+    """How many of its leading singular vectors give a matrix to an error."""
+    gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
+    squares = torch.linalg.eigvalsh(gram).clamp(min=0)  # the smallest first
+    return int((squares.cumsum(0).sqrt() > error).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class Factored:
         inputs: Each term's share of each query's inputs.
         outputs: The same of the gradients of the outputs.
         rows: The leading `in` directions.
-        block: The queries' solved gradients along these, less what the terms give.
+        block: The queries' solved gradients along these.
     """
 
     curvature: LayerCurvature
@@ -165,18 +165,15 @@ class Factored:
         inputs, outputs = (one[:, 0] for one in self.curvature.rotated(examples))
         terms, queries, _ = self.inputs.shape
         found = inputs.new_zeros(queries, len(examples))
-        if terms:
-            torch.mul(self.inputs[0] @ inputs.T, self.outputs[0] @ outputs.T, out=found)
-        # The first term is the larger part of a score; what is left may be computed with fewer digits.
         short = short_type(found)
         inputs, outputs = inputs.to(short), outputs.to(short)
-        if terms > 1:
-            a, g = (one[1:].flatten(0, 1).to(short) for one in (self.inputs, self.outputs))
+        if terms:
+            a, g = self.inputs.flatten(0, 1).to(short), self.outputs.flatten(0, 1).to(short)
             step = max(16, CACHED // (terms * queries))
             for begin in range(0, len(examples), step):
                 some = slice(begin, begin + step)
                 product = (a @ inputs[some].T).to(found.dtype).mul_(g @ outputs[some].T)
-                found[:, some] += product.view(terms - 1, queries, -1).sum(0)
+                found[:, some] = product.view(terms, queries, -1).sum(0)
         width = outputs.shape[1]
         leading, block = inputs[:, self.rows], self.block.to(short)
         tall = max(1, CACHED // max(1, width * len(examples)))

@@ -100,7 +100,8 @@ def trace(
     began = time.perf_counter()
     if k < 1:
         raise MethodError(f"k={k} examples are none.", "Ask for 1 or more.")
-    rows, why = query_rows(run, queries), ()
+    rows = query_rows(run, queries)
+    why: tuple[str, ...] = ()
     if method == "auto":
         with reporter(progress) as told:
             one, why = choose(run, len(rows), budget, members, told)

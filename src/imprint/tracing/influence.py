@@ -3,9 +3,9 @@
     score[q, i] = gradient[q] . (F + damping)^-1 gradient[i]
 
 with the gradients of both losses at the last checkpoint and the Fisher matrix F of the training examples (the true one, which is the
-Gauss-Newton matrix; see `imprint.gradients.fisher`). The methods differ in what they put for F. To first order the query's loss rises by `score / n`
-when the example is left out and the training goes on to its new optimum (Koh, Liang 2017, arXiv:1703.04730); positive = the example helps
-the query. The damping that each method adds is a multiple of the mean curvature (`DAMPING`).
+Gauss-Newton matrix; see `imprint.gradients.fisher`). The methods differ in what they put for F. To first order the query's loss rises by
+`score / n` when the example is left out and the training goes on to its new optimum (Koh, Liang 2017, arXiv:1703.04730); positive = the
+example helps the query. The damping that each method adds is a multiple of the mean curvature (`DAMPING`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Solve = Callable[[list[LayerGradient]], Multiply]
 
 EXACT_GRADIENTS = [LayerGradients("queries", split=QUERIES), LayerGradients()]
 SEED = 0
-# What is added to the curvature before it is inverted, in units of the mean curvature of each layer. It is the best of the powers of ten by
-# the linear datamodeling score, on 128 or 160 retrained halves of Fashion-MNIST (MLP) and of digits (MLP, linear layer, CNN): .39 .46 .47 .42.
+# What is added to the curvature before it is inverted, in units of the mean curvature of each layer: the best of the powers of ten by the
+# linear datamodeling score on 128 or 160 retrained halves of Fashion-MNIST (MLP) and of digits (MLP, linear layer, CNN): .39 .46 .47 .42.
 # The tenth of Grosse et al. (2023) had .33 .45 .43 .43, ten times as much .42 .42 .45 .40.
 DAMPING = 1.0
 # The same where the matrix is inverted over all layers together: it has no more rank than examples, and is the noisier for it. In the same
