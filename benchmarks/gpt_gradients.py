@@ -196,7 +196,9 @@ def main() -> None:
         f"{parameters / 1e6:.1f} million parameters, {options.documents} documents of {POSITIONS} words in batches of {options.batch}, "
         f"{options.size} numbers each, {options.threads} threads, {options.repeats} repeats: median (least to most)"
     )
-    print(f"{'job':12} {'documents':>9}  {'wall s':22} {'processor s':22} {'documents/s':>11} {'peak MiB':>8} {'disk MiB / 1k':>13}")
+    print(
+        f"{'job':12} {'documents':>9}  {'wall s':22} {'processor s':22} {'documents/s':>11} {'peak MiB':>8} {'disk MiB / 1k':>13}"
+    )
     for name, each in took.items():
         count = each[0]["documents"]
         rate, peak = count / np.median([one["wall"] for one in each]), max(one["peak"] for one in each) / 2**20

@@ -147,7 +147,9 @@ def test_a_padded_batch_has_the_gradients_of_its_documents_alone(lora: bool) -> 
 def test_the_projection_is_of_the_true_gradients_however_they_are_batched(size: int, at_a_time: int | None) -> None:
     model = gpt2()
     parameters = sum(one.numel() for one in model.parameters())
-    exact = project(model, batches(size), size=parameters, at_a_time=at_a_time)  # as many numbers as parameters: nothing is lost
+    exact = project(
+        model, batches(size), size=parameters, at_a_time=at_a_time
+    )  # as many numbers as parameters: nothing is lost
     expected = naive_documents(model)
     assert exact.shape == (DOCUMENTS, parameters)
     # float16 has 11 bits: each number is off by at most 2^-12 of the largest.
@@ -200,7 +202,8 @@ def test_labels_say_what_is_learned() -> None:
     labels[:, :4] = -100  # a prompt
     values = next_token(model, {**every, "labels": labels})
     assert values.shape == (DOCUMENTS, POSITIONS)
-    assert bool((values[:, :4] == 0).all()) and bool((values[:, 4:] > 0).all())
+    assert bool((values[:, :4] == 0).all())
+    assert bool((values[:, 4:] > 0).all())
     torch.testing.assert_close(values[0, 4:], token_losses(model, every["input_ids"][0])[3:])
     # Hugging Face's own loss is the mean over these.
     said = model(**every, labels=labels).loss
@@ -230,11 +233,14 @@ def test_an_interrupted_recording_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     # Two batches are left; two passes more find out how the layers are read, one whether shared outputs may be spread.
     assert len(passes) == 2 + 3
     at_once = project(model, batches(1), size=200)
-    assert torch.equal(found.read(), at_once.read()) and torch.equal(found.losses, at_once.losses)
-    assert found.blocks == at_once.blocks and found.examples.tolist() == list(range(DOCUMENTS))
+    assert torch.equal(found.read(), at_once.read())
+    assert torch.equal(found.losses, at_once.losses)
+    assert found.blocks == at_once.blocks
+    assert found.examples.tolist() == list(range(DOCUMENTS))
     passes.clear()
     again = project(model, batches(1), size=200, path=path)
-    assert not passes and torch.equal(again.read(slice(1, 4)), at_once.read()[1:4])
+    assert not passes
+    assert torch.equal(again.read(slice(1, 4)), at_once.read()[1:4])
     assert found.table.schema.field("gradient").type == pa.list_(pa.float16(), 200)
 
 

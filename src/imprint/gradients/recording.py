@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
@@ -349,8 +348,8 @@ def _digest(number: int, batch: Any) -> int:
     return int.from_bytes(found.digest(), "little") >> 1
 
 
-def _bytes(values: Shaped[Tensor, "..."]) -> np.ndarray:
-    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def _bytes(values: Shaped[Tensor, "..."]) -> memoryview:
+    return memoryview(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 __all__ = ["Loss", "next_token", "project"]
