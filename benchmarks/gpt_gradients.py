@@ -96,7 +96,8 @@ def bergson(model: torch.nn.Module, size: int) -> Job:
     side = round((size / LINEAR) ** 0.5)
 
     def run(batches: list[torch.Tensor], folder: Path) -> None:
-        data = Dataset.from_dict({"input_ids": [row for batch in batches for row in batch.tolist()]})
+        rows = [row for batch in batches for row in batch.tolist()]
+        data = Dataset.from_dict({"input_ids": rows, "length": [POSITIONS] * len(rows)})
         config = IndexConfig(run_path=str(folder / "bergson"), data=DataConfig(), projection_dim=side)
         config.partial_run_path.mkdir(parents=True, exist_ok=True)
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
@@ -116,12 +117,9 @@ def dattri(model: torch.nn.Module, size: int) -> Job:
             linear_io=[r"transformer\.h\.\d+\.(attn|mlp)\."],
             capture_style="materialized",
             projection_kwargs={
-                "__default__": {
-                    "style": "logra", "proj_dim": side, "proj_max_batch_size": 8, "proj_type": "rademacher",
-                    "device": "cpu",
-                }
+                "__default__": {"style": "logra", "proj_dim": side, "proj_max_batch_size": 8, "proj_type": "rademacher"}
             },
-        )  # fmt: skip
+        )
         store = GradientStorageManager(str(folder / "dattri"))
         hooks = HookManager(model, config=config, callbacks=[OffloadCallback(16, store)])
         with hooks.collect(deregister_on_exit=True):

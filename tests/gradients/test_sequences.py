@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imprint.errors import EvidenceError
-from imprint.gradients import Projection, full, next_token, products, project, squared_norms
+from imprint.gradients import Projection, direction, full, next_token, products, project, squared_norms, token_scores
 from imprint.gradients import recording as module
 from imprint.gradients.recording import _Rows
 
@@ -193,6 +193,25 @@ def test_tokens_have_gradients_of_their_own_losses_and_sum_to_documents() -> Non
     assert apart.shape == (DOCUMENTS, len(expected))
     first = apart[:, : LENGTHS[0] - 1].sum(1)
     torch.testing.assert_close(first, whole.scores(whole)[:, 0], rtol=0, atol=2e-3 * scale)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_token_scores_are_exact_and_sum_to_the_products_of_documents(lora: bool) -> None:
+    model = gpt2(lora)
+    every = documents()["input_ids"]
+    query = direction(model, [{name: one[1:3] for name, one in documents().items()}])  # two documents as one query
+    whole = naive_documents(model)
+    expected = whole @ whole[1:3].sum(0)
+    scores = torch.cat(list(token_scores(model, batches(2), query)))
+    assert scores.shape == (DOCUMENTS, POSITIONS)
+    torch.testing.assert_close(scores.sum(1), expected, rtol=1e-9, atol=1e-9)
+    size = int(LENGTHS[2])
+    tokens = naive(model, lambda: token_losses(model, every[2, :size])) @ whole[1:3].sum(0)
+    torch.testing.assert_close(scores[2, 1:size], tokens, rtol=1e-9, atol=1e-9)
+    assert not bool(scores[2, size:].any())
+    assert model.training
+    with pytest.raises(EvidenceError, match="not of this model"):
+        list(token_scores(model, batches(2), {"other": torch.zeros(3)}))
 
 
 def test_labels_say_what_is_learned() -> None:

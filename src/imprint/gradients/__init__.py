@@ -7,6 +7,7 @@ from imprint.gradients.products import full, products, squared_norms
 from imprint.gradients.projected import Projected
 from imprint.gradients.projections import Projection
 from imprint.gradients.recording import next_token, project
+from imprint.gradients.token_scores import direction, token_scores
 
 __all__ = [
     "Capture",
@@ -15,9 +16,11 @@ __all__ = [
     "Projected",
     "Projection",
     "capture",
+    "direction",
     "full",
     "next_token",
     "products",
     "project",
     "squared_norms",
+    "token_scores",
 ]

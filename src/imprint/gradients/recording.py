@@ -349,7 +349,7 @@ def _digest(number: int, batch: Any) -> int:
 
 
 def _bytes(values: Shaped[Tensor, "..."]) -> memoryview:
-    return memoryview(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 __all__ = ["Loss", "next_token", "project"]

@@ -205,7 +205,9 @@ def solution(
         share: Of the mean curvature, as damping.
     """
     height, width = curvature.values.shape
-    if inverse is not None and queries.positions == 1 and queries.kind != "embedding":
+    short = inverse is not None and inverse.error > 0  # an inverse in full is multiplied with all digits
+    if short and queries.positions == 1 and queries.kind != "embedding":
+        assert inverse is not None
         turning = height**2 * (curvature.left is not None) + width**2 * (curvature.right is not None)
         if turning + len(queries) * inverse.cost <= len(queries) * height * width:
             return Factored.of(curvature, queries, inverse)
