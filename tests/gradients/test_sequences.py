@@ -142,6 +142,20 @@ def test_a_padded_batch_has_the_gradients_of_its_documents_alone(lora: bool) -> 
         assert head.tied is not None
 
 
+def test_another_architecture() -> None:
+    """Llama: RMSNorm of Hugging Face's own, rotary positions, heads that share keys, a gated layer, a head that is not tied."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(
+            vocab_size=WORDS, hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=POSITIONS, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+        model = transformers.LlamaForCausalLM(config).double()
+    layers = captured(model, documents())
+    expected = naive_documents(model)
+    torch.testing.assert_close(products(layers, layers), expected @ expected.T, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("at_a_time", [None, 1, 2])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_the_projection_is_of_the_true_gradients_however_they_are_batched(size: int, at_a_time: int | None) -> None:
@@ -261,6 +275,18 @@ def test_an_interrupted_recording_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert not passes
     assert torch.equal(again.read(slice(1, 4)), at_once.read()[1:4])
     assert found.table.schema.field("gradient").type == pa.list_(pa.float16(), 200)
+
+
+def test_an_interrupted_recording_of_tokens_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    model, path = gpt2(), tmp_path / "tokens.lance"
+    with pytest.raises(Interrupted):
+        project(model, stopping(2), size=200, tokens=True, path=path)
+    found = project(model, batches(1), size=200, tokens=True, path=path)
+    at_once = project(model, batches(1), size=200, tokens=True)
+    assert torch.equal(found.read(), at_once.read())
+    assert torch.equal(found.examples, at_once.examples)
+    assert torch.equal(found.positions, at_once.positions)
 
 
 def test_a_table_of_other_weights_or_other_batches_is_not_continued(tmp_path: Path) -> None:

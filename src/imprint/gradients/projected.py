@@ -86,7 +86,7 @@ class Projected:
 
         Args:
             queries: Recorded with the same model and projection.
-            tokens: Whether rows that are tokens stay apart; else they are summed to their documents.
+            tokens: Whether rows that are tokens stay apart; else they are summed to their documents (up to the last that has any).
 
         Raises:
             EvidenceError: The two tables cannot be multiplied.

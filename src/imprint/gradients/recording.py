@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,7 +71,7 @@ def project(
             it is for queries and for single documents.
         path: A Lance table to write; None keeps all in memory.
         at_a_time: Examples (or tokens) that go through the model together, if fewer than the batch holds.
-        progress: Told how many examples are done (of an unknown total: 0).
+        progress: Told how many batches are done, if `batches` has a length.
 
     Raises:
         EvidenceError: No parameter requires gradients, the loss has the wrong shape, examples of a batch mix, or `path` holds gradients
@@ -90,7 +90,7 @@ def project(
     projection = Projection.of(model, size, seed, kind)
     table = _Table(None if path is None else Path(path), _description(capture, projection))
     device = next(model.parameters()).device
-    examples = 0
+    examples, total = 0, len(batches) if isinstance(batches, Sized) else 0
     for number, batch in enumerate(batches):
         count = length(batch)
         digest = _digest(number, batch)
@@ -105,7 +105,8 @@ def project(
                 table.add(examples + rows[some], positions[some], values, projected, digest, projection)
             table.flush()
         examples += count
-        progress("gradients", examples, 0)
+        if total:
+            progress("gradients", number + 1, total)
     return table.finish()
 
 
@@ -233,9 +234,12 @@ class _Table:
     def __init__(self, path: Path | None, description: dict[str, str]) -> None:
         self.path, self.description = path, description
         self.partial = path and path.with_name(f".{path.name}.partial")
-        self.waiting: list[pa.Table] = []
         self.kept: list[pa.Table] = []
-        self.bytes, self.since = 0, time.monotonic()
+        # Rows wait in a few large tensors that are made once: small ones, left between those of the passes through the model, would
+        # keep the memory of these from being used again.
+        self.columns: dict[str, Tensor] = {}
+        self.waiting, self.since = 0, time.monotonic()
+        self.blocks: dict[str, list[int]] = {}
         self.known: list[int] = []
         self.matched = 0
         if path is None or self.partial is None:
@@ -276,37 +280,49 @@ class _Table:
         projected = projected.float().cpu()
         scale = projected.abs().amax(1)
         kept = (projected / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).half()
-        columns = {
+        new = {
             "row": rows.cpu().long(), "position": positions.cpu().int(), "loss": values.float().cpu(),
             "batch": torch.full((len(rows),), digest), "scale": scale, "gradient": kept,
         }  # fmt: skip
-        arrays = {name: tables.fixed(one.contiguous()) for name, one in columns.items()}
-        blocks = {name: [one.start, one.stop] for name, one in projection.blocks.items()}
-        schema = pa.schema(
-            [(name, one.type) for name, one in arrays.items()],
-            metadata={**self.description, "blocks": json.dumps(blocks)},
-        )
-        self.waiting.append(pa.table(list(arrays.values()), schema=schema))
-        self.bytes += self.waiting[-1].nbytes
+        end = self.waiting + len(rows)
+        if not self.columns or end > len(self.columns["row"]):
+            capacity = max(2 * end, CHUNK_BYTES // (kept.element_size() * kept.shape[1]))
+            for name, one in new.items():
+                larger = one.new_empty(capacity, *one.shape[1:])
+                larger[: self.waiting] = self.columns[name][: self.waiting] if self.waiting else 0
+                self.columns[name] = larger
+        for name, one in new.items():
+            self.columns[name][self.waiting : end] = one
+        self.waiting = end
+        self.blocks = {name: [one.start, one.stop] for name, one in projection.blocks.items()}
 
     def flush(self, now: bool = False) -> None:
         """A batch is complete: keep what waits, if it is enough."""
         if not self.waiting:
             return
+        full = 2 * self.waiting * self.columns["gradient"].shape[1] >= CHUNK_BYTES
+        if not (now or full or (self.path is not None and time.monotonic() - self.since >= CHUNK_SECONDS)):
+            return
+        arrays = {name: tables.fixed(one[: self.waiting]) for name, one in self.columns.items()}
+        schema = pa.schema(
+            [(name, one.type) for name, one in arrays.items()],
+            metadata={**self.description, "blocks": json.dumps(self.blocks)},
+        )
+        table = pa.table(list(arrays.values()), schema=schema)
         if self.path is None:
-            self.kept += self.waiting
-            self.waiting = []
-        elif now or self.bytes >= CHUNK_BYTES or time.monotonic() - self.since >= CHUNK_SECONDS:
-            tables.append(self.current, pa.concat_tables(self.waiting))
-            self.waiting, self.bytes, self.since = [], 0, time.monotonic()
+            self.kept.append(table)
+            self.columns = {}  # the table stands on them
+        else:
+            tables.append(self.current, table)
+        self.waiting, self.since = 0, time.monotonic()
 
     def finish(self) -> Projected:
         """All batches were seen."""
+        self.flush(now=True)
         if self.path is None:
             if not self.kept:
                 raise EvidenceError("There was no batch, or nothing in one to be learned.", "Give some examples.")
             return Projected(pa.concat_tables(self.kept).combine_chunks())
-        self.flush(now=True)
         if not tables.exists(self.current):
             raise EvidenceError("There was no batch, or nothing in one to be learned.", "Give some examples.")
         if self.matched < len(self.known):

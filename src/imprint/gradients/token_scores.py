@@ -83,7 +83,8 @@ def token_scores(
             "Take it with direction(model, ...).",
         )
     device = next(model.parameters()).device
-    losses = Losses(model, lambda module, batch, _: (loss or next_token)(module, batch))
+    of: Loss = loss or next_token
+    losses = Losses(model, lambda module, batch, _: of(module, batch))
     own = {f"model.{name}": one.detach() for name, one in trained.items()}
     along = {f"model.{name}": one.to(trained[name]) for name, one in query.items()}
     for batch in batches:
@@ -94,7 +95,7 @@ def token_scores(
 
         # The other kernels of attention have no rule for forward-mode differentiation.
         with evaluating(model), sdpa_kernel(SDPBackend.MATH):
-            _, scores = jvp(values, (own,), (along,))
+            scores = jvp(values, (own,), (along,))[1]
         yield scores.detach()
 
 
