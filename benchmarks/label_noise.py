@@ -117,7 +117,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     fit = time.perf_counter() - began
     print(
         f"Fashion-MNIST: {len(planted):,} training examples, {planted.mean():.1%} planted label errors; {run.learner.model}, "
-        f"{options.epochs} epochs, test accuracy {run.metrics('test')['accuracy']:.3f}; recorded training {fit:.1f} s; {torch.get_num_threads()} threads\n",
+        f"{options.epochs} epochs, test accuracy {run.metrics('test')['accuracy']:.3f}; recorded training {fit:.1f} s; "
+        f"{torch.get_num_threads()} threads\n",
         flush=True,
     )
     suspicion: dict[str, Tensor] = {}
