@@ -192,7 +192,7 @@ def collected(run: Run, one: Method, known: dict[str, float]) -> float:
     stores: dict[str, list[Any]] = {}
     for need in one.needs:
         if need.kind is not None:
-            whole = replace(need, split=None) if asks_queries(need) else need  # type: ignore[call-arg]
+            whole = replace(need, split=None) if asks_queries(need) else need
             stores.setdefault(str(need.store or need), []).append(whole)
     for store, needs in stores.items():
         if store not in known:
@@ -242,6 +242,7 @@ def scored_by_all(
         if not one.serves(run):
             continue
         one = chosen(name, options.members if one.members else None)
+        print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
         try:
             with warnings.catch_warnings():  # what a method has to say of itself, the table says better
                 warnings.simplefilter("ignore")

@@ -266,14 +266,15 @@ def test_an_interrupted_recording_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     # Two batches are left; two passes more find out how the layers are read, one whether shared outputs may be spread.
     assert len(passes) == 2 + 3
     at_once = project(model, batches(1), size=200)
-    assert torch.equal(found.read(), at_once.read())
-    assert torch.equal(found.losses, at_once.losses)
+    # Not bitwise: with several threads, sums may be taken in another order, and the last bit of float16 rounded the other way.
+    torch.testing.assert_close(found.read(), at_once.read(), rtol=2e-3, atol=float(at_once.read().abs().max()) * 2**-11)
+    torch.testing.assert_close(found.losses, at_once.losses)
     assert found.blocks == at_once.blocks
     assert found.examples.tolist() == list(range(DOCUMENTS))
     passes.clear()
     again = project(model, batches(1), size=200, path=path)
     assert not passes
-    assert torch.equal(again.read(slice(1, 4)), at_once.read()[1:4])
+    assert torch.equal(again.read(slice(1, 4)), found.read()[1:4])
     assert found.table.schema.field("gradient").type == pa.list_(pa.float16(), 200)
 
 
@@ -284,7 +285,7 @@ def test_an_interrupted_recording_of_tokens_goes_on(tmp_path: Path, monkeypatch:
         project(model, stopping(2), size=200, tokens=True, path=path)
     found = project(model, batches(1), size=200, tokens=True, path=path)
     at_once = project(model, batches(1), size=200, tokens=True)
-    assert torch.equal(found.read(), at_once.read())
+    torch.testing.assert_close(found.read(), at_once.read(), rtol=2e-3, atol=float(at_once.read().abs().max()) * 2**-11)
     assert torch.equal(found.examples, at_once.examples)
     assert torch.equal(found.positions, at_once.positions)
 

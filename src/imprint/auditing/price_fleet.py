@@ -405,8 +405,10 @@ def working(executor: Executor, stand: Stand, members: Members, queries: Int[np.
     """Bytes that training takes beside the inputs: a wave, or one member."""
     if executor.name == "batched" and solvable(stand.probe):
         solver = heads(stand, len(queries))
-        shared = 8 * solver.count * solver.width + 4 * len(queries) * solver.width
-        return int((wave * solver.member_bytes + shared) * stand.rows / len(stand.probe.data.target))
+        # The inputs in two types and, while moments are summed, once more; those of the queries.
+        shared = (8 + 4 + 8) * solver.count * solver.width + 4 * len(queries) * solver.width
+        held = min(wave, solver.together) * solver.member_bytes
+        return int((held + shared) * stand.rows / len(stand.probe.data.target))
     if not has_epochs(stand.real.learner.model):
         # A scikit-learn estimator reads a member's rows as one matrix, and most make another one of float64.
         return 3 * int(members.weights.counts().max()) * 4 * math.prod(stand.probe.data.shape)

@@ -249,6 +249,16 @@ class Heads:
         return max(1, min(budget // self.member_bytes, most, MOST_MEMBERS))
 
     @property
+    def together(self) -> int:
+        """Members that are held at a time: a wave of ridge heads; of logistic heads as many as fill the machine."""
+        return self.wave if self.solver == "ridge" else min(self.wave, self.side)
+
+    @property
+    def side(self) -> int:
+        """Logistic heads that are solved side by side."""
+        return max(1, round(FULL_PRODUCT / (self.count * self.width * self.task_width)))
+
+    @property
     def task_width(self) -> int:
         """Outputs per example."""
         return self.shared.task.width
@@ -494,9 +504,8 @@ class Heads:
         if not members:
             return
         design = self.space.design
-        size = max(1, round(FULL_PRODUCT / (design.numel() * self.task_width)))
-        for begin in range(0, len(members), size):
-            some = members[begin : begin + size]
+        for begin in range(0, len(members), self.side):
+            some = members[begin : begin + self.side]
             weight = self.weight[:, None].repeat(1, len(some))
             target = self.target[:, None]
             if any(one.target is not None for one in some):
