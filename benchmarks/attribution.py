@@ -99,11 +99,12 @@ def shuffled(frame: pl.DataFrame, count: int) -> pl.DataFrame:
 SETTINGS = {"fashion-mlp": fashion_mlp, "fashion-cnn": fashion_cnn, "text": text, "table": table}
 
 
-def fitted(setting: str, train: int, queries: int, folder: Path) -> Run:
+def fitted(setting: str, train: int, queries: int, folder: Path, epochs: int | None = None) -> Run:
     """A recorded run of a setting, whose last rows are the queries."""
     frame, learner = SETTINGS[setting](train + queries)
     split = pl.Series(["train"] * (len(frame) - queries) + ["test"] * queries)
     corpus = imprint.open(frame.with_columns(split=split), target="label", split="split", store=folder / "store")
+    learner = replace(learner, epochs=epochs or learner.epochs)
     return imprint.fit(learner, corpus, folder / "run", progress=False)
 
 
@@ -115,11 +116,11 @@ class TooLong(Exception):
 
 
 @contextmanager
-def limited(seconds: float, what: str) -> Iterator[None]:
-    """Raise `TooLong` in what runs within, after so many seconds."""
+def limited(seconds: float, what: str, limit: float | None = None) -> Iterator[None]:
+    """Raise `TooLong` in what runs within, after so many seconds; told as the limit that they are left of."""
 
     def stop(*_: object) -> None:
-        raise TooLong(f"{what} takes more than {seconds:g} s")
+        raise TooLong(f"{what} takes more than {limit or seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -171,12 +172,11 @@ def scored(
         found = factors_of(run, some, one, False)
         return found, found.predict(seen), time.perf_counter() - began
 
-    with limited(limit, "its evidence alone"):
-        evidence = collected(run, one, known)
-    with limited(limit, f"{FEW} of {len(rows)} queries alone"):
+    evidence = collected(run, one, limit, known)
+    with limited(limit, f"scoring {FEW} of {len(rows)} queries alone"):
         first = ask(rows[:FEW])[2]
     if first / FEW * len(rows) > limit:
-        with limited(limit, f"{MORE} of {len(rows)} queries alone"):
+        with limited(limit, f"scoring {MORE} of {len(rows)} queries alone"):
             second = ask(rows[:MORE])[2]
         each = max(0.0, second - first) / (MORE - FEW)
         total = second + each * (len(rows) - MORE)
@@ -187,18 +187,26 @@ def scored(
     return Scored(found, predicted, evidence, seconds, bytes_read(run, one.needs))
 
 
-def collected(run: Run, one: Method, known: dict[str, float]) -> float:
-    """Collect the evidence of a method, store by store; seconds that its stores took, whichever method asked for them first."""
+def collected(run: Run, one: Method, limit: float, known: dict[str, float]) -> float:
+    """Collect the evidence of a method, store by store; seconds that its stores took, whichever method asked for them first.
+
+    What was stopped for one method goes on for the next that reads the same, and both are told what it took in all.
+    """
     stores: dict[str, list[Any]] = {}
     for need in one.needs:
         if need.kind is not None:
             whole = replace(need, split=None) if asks_queries(need) else need
             stores.setdefault(str(need.store or need), []).append(whole)
     for store, needs in stores.items():
-        if store not in known:
-            began = time.perf_counter()
-            run.collect(needs)
-            known[store] = time.perf_counter() - began
+        left = limit - sum(known.get(name, 0.0) for name in stores)
+        if left <= 0:
+            raise TooLong(f"its evidence alone takes more than {limit:g} s")
+        began = time.perf_counter()
+        try:
+            with limited(left, "its evidence alone", limit):
+                run.collect(needs)
+        finally:
+            known[store] = known.get(store, 0.0) + time.perf_counter() - began
     return sum(known[store] for store in stores)
 
 
@@ -327,7 +335,9 @@ def between(low: float, high: float) -> str:
 
 def memory(methods: list[str], examples: int, queries: int) -> None:
     """Seconds and peak memory of whole traces, each in a process of its own."""
-    print(f"{examples:,} x {queries:,} pairs: Fashion-MNIST, MLP; the best and worst 10 examples of each query\n")
+    print(
+        f"{examples:,} x {queries:,} pairs: Fashion-MNIST, MLP after one epoch; the best and worst 10 examples of each query\n"
+    )
     print("| step | seconds | peak RSS, GiB | below 4 GiB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for step in ("fit", *methods):
@@ -342,7 +352,7 @@ def memory_step(step: str, folder: Path, options: argparse.Namespace) -> None:
     """Fit, or trace by one method, and print seconds and the peak of this process in bytes."""
     began = time.perf_counter()
     if step == "fit":
-        fitted("fashion-mlp", options.train, options.queries, folder)
+        fitted("fashion-mlp", options.train, options.queries, folder, epochs=1)
     else:
         run = load(folder / "run")
         answer = imprint.trace(run, "test", step, k=10, progress=False)

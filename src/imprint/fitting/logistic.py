@@ -145,7 +145,9 @@ def minimise(
     alive = torch.arange(members, device=design.device)
     point, first = problem.at(heads), None
     found = heads.clone()
-    for number in range(MOST_STEPS):
+    steps = 0
+    while steps < MOST_STEPS:
+        steps += 1
         norm = point.gradient.square().sum((0, 2)).sqrt()
         first = norm if first is None else torch.maximum(first, norm)
         going = norm > problem.tolerance
@@ -160,7 +162,7 @@ def minimise(
         if not moved.any():
             break
     raise LearnerError(
-        f"A logistic head was not solved to the end: its gradient is {float(norm.max()):.1e} after {number + 1} steps.",
+        f"A logistic head was not solved to the end: its gradient is {float(norm.max()):.1e} after {steps} steps.",
         "Raise weight_decay (1e-4 is small), or look for extreme values in the inputs.",
     )
 
