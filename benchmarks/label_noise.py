@@ -18,6 +18,7 @@ captum goes into a folder of its own: `pip install --target /tmp/captum-src --no
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -128,6 +129,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         suspicion[name], seconds[name] = values.double(), time.perf_counter() - began
 
     for name, sign in SIGNS.items():
+        for store in (run.path / "evidence").glob("gradient-norms-*"):
+            shutil.rmtree(store)  # each score pays for all of its evidence, whichever was asked for first
         began = time.perf_counter()
         scores = imprint.score(run, [name], progress=False).frame()[name].to_torch()
         add(name, sign * scores, began)
