@@ -32,7 +32,7 @@ def held_out(
     other = replace(run.learner, seed=derive(run.learner.seed, "held-out"))
     view = Run(run.path, run.corpus, other, run.data)
     where = folder(run, members) if path is None else Path(path)
-    return fleet(view, plan=subsets(members, FRACTION), path=where, progress=progress)
+    return fleet(view, plan=subsets(members, FRACTION), path=where, executor="steady", progress=progress)
 
 
 def folder(run: Run, members: int = MEMBERS) -> Path:
