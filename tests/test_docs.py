@@ -14,11 +14,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+from imprint import methods
 
 ROOT = Path(__file__).parents[1]
 # Interfaces and decisions show signatures, not programs.
@@ -73,6 +76,16 @@ def small(tmp_path_factory: pytest.TempPathFactory, bundled: Path) -> Path:
     pl.read_parquet(bundled / "notmnist.parquet").head(ROWS).write_parquet(folder / "notmnist.parquet")
     pl.read_csv(bundled / "banking.csv").gather_every(4).write_csv(folder / "banking.csv")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    """What a page registers as its reader's own method is forgotten after it."""
+    methods.registered()  # all of Imprint's own are there before
+    known = dict(methods._METHODS)
+    yield
+    methods._METHODS.clear()
+    methods._METHODS.update(known)
 
 
 def run_python(block: Block, namespace: dict[str, object]) -> None:
