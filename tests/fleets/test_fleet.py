@@ -28,11 +28,11 @@ from imprint.fleets import (
     Sequential,
     grid,
     leave_out,
-    outcomes,
     seeds,
     share,
     sizes,
     subsets,
+    train_member,
 )
 from imprint.fleets import fleet as fleets_fleet
 from imprint.recording.evidence import derive_field
@@ -115,7 +115,7 @@ def same(first: Fleet, second: Fleet) -> bool:
 def test_a_fleet_says_what_its_members_say(whole: Fleet, corpus: Corpus) -> None:
     shared = share(LEARNER, corpus)
     members = PLAN.bind(shared, corpus)
-    alone = list(outcomes(shared, None, members, outputs_of=corpus.rows()))
+    alone = [train_member(shared, member, outputs_of=corpus.rows()) for member in members]
     logits = torch.stack([one.outputs for one in alone if one.outputs is not None])
     assert torch.equal(whole.outcomes("logits"), logits)
     assert whole.task == shared.task

@@ -12,7 +12,7 @@ import torch
 import imprint
 from imprint.corpus import Corpus
 from imprint.errors import EvidenceError
-from imprint.fleets import Member, outcomes, share, train_member
+from imprint.fleets import Member, share, train_member
 from imprint.recording.needs import Outputs
 
 
@@ -55,7 +55,8 @@ def test_dropping_rows_is_training_on_the_version_without_them(corpus: Corpus, t
 def test_wrong_targets_make_wrong_models_and_are_not_tested_against(corpus: Corpus) -> None:
     shared = share(LEARNER, corpus)
     rows = torch.from_numpy(corpus.rows("train").copy())
-    right, wrong = outcomes(shared, None, [Member(rows=rows), Member(rows=rows, target=1 - shared.data.target[rows])])
+    right = train_member(shared, Member(rows=rows))
+    wrong = train_member(shared, Member(rows=rows, target=1 - shared.data.target[rows]))
     assert right.metrics["accuracy"] > 0.95
     assert wrong.metrics["accuracy"] < 0.05
 
@@ -66,15 +67,15 @@ def test_weight_zero_is_no_example(corpus: Corpus) -> None:
     rows = corpus.rows("train")
     weight = torch.ones(len(rows))
     weight[:40] = 0.0
-    weighted, without = outcomes(
-        shared, None, [Member(weight=weight), Member(rows=rows[40:])], outputs_of=corpus.rows()
+    weighted, without = (
+        train_member(shared, one, outputs_of=corpus.rows()) for one in (Member(weight=weight), Member(rows=rows[40:]))
     )
     torch.testing.assert_close(weighted.outputs, without.outputs)
 
 
 def test_seeds_differ_and_repeat(corpus: Corpus) -> None:
     shared = share(LEARNER, corpus)
-    first, again, other = outcomes(shared, None, [Member(1), Member(1), Member(2)], outputs_of=corpus.rows("test"))
+    first, again, other = (train_member(shared, Member(seed), outputs_of=corpus.rows("test")) for seed in (1, 1, 2))
     assert first.outputs is not None
     assert again.outputs is not None
     assert other.outputs is not None

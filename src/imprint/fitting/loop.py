@@ -294,13 +294,17 @@ def predict(
 
 def _optimizer(module: nn.Module, learner: Learner) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise LearnerError("The model has no parameter to train.", "Give a model with at least one trainable layer.")
     return optimizer_for(parameters, learner)
 
 
 def optimizer_for(parameters: Sequence[Tensor], learner: Learner) -> torch.optim.Optimizer:
-    """The learner's optimizer over these tensors."""
+    """The learner's optimizer over these tensors.
+
+    Raises:
+        LearnerError: There are none.
+    """
+    if not parameters:
+        raise LearnerError("The model has no parameter to train.", "Give a model with at least one trainable layer.")
     rate, decay = learner.learning_rate or 0.0, learner.weight_decay or 0.0
     if learner.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
@@ -323,16 +327,24 @@ def place(data: Data, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return inputs, target, rows
 
 
-def normalised_weights(data: Data, device: torch.device) -> Tensor | None:
-    """Weights of the training examples, scaled to a mean of one so that the learning rate keeps its meaning."""
-    if data.weight is None:
-        return None
-    weight = data.weight[data.rows].float()
+def mean_one(weight: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
+    """Weights scaled to a mean of one.
+
+    Raises:
+        LearnerError: Some are negative, or none is above 0.
+    """
     if not (weight >= 0).all() or not weight.sum() > 0:
         raise LearnerError(
             "The weights hold negative values, or none above 0.", "Give weights from 0, some of them above."
         )
-    return (weight / weight.mean()).to(device)
+    return weight / weight.mean()
+
+
+def normalised_weights(data: Data, device: torch.device) -> Tensor | None:
+    """Weights of the training examples, scaled to a mean of one so that the learning rate keeps its meaning."""
+    if data.weight is None:
+        return None
+    return mean_one(data.weight[data.rows].float()).to(device)
 
 
 def _checked(drawn: tuple[Tensor, Tensor | None], size: int) -> tuple[Tensor, Tensor | None]:

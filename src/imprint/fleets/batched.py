@@ -26,7 +26,7 @@ from imprint.errors import EvidenceError, LearnerError
 from imprint.fitting import Learner, Progress, Shuffled, generator, silent
 from imprint.fitting.augment import flip_crop
 from imprint.fitting.build import build, has_epochs
-from imprint.fitting.loop import as_input, autocast_dtype, batch_bounds, optimizer_for, place
+from imprint.fitting.loop import as_input, autocast_dtype, batch_bounds, mean_one, optimizer_for, place
 from imprint.fitting.memory import available_memory
 from imprint.fitting.samplers import SamplerState
 from imprint.fitting.schedule import factor
@@ -215,8 +215,6 @@ def train_wave(
     stack = stacked(shared, learner, own, device)
     sets = TrainingSets.of(shared, members, int(learner.batch_size or 1))
     trained = [tensor for tensor in stack.parameters.values() if tensor.requires_grad]
-    if not trained:
-        raise LearnerError("The model has no parameter to train.", "Give a model with at least one trainable layer.")
     optimizer = optimizer_for(trained, learner)
     average: list[Tensor] | None = None
     mixed: AbstractContextManager[object] = nullcontext()
@@ -412,15 +410,6 @@ class TrainingSets:
             return shared.index_select(0, self.rows.gather(1, places).flatten().to(shared.device))
         member = torch.arange(len(places))[:, None]
         return self.targets[member, places].flatten(0, 1)
-
-
-def mean_one(weight: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
-    """Weights scaled to a mean of one."""
-    if not bool((weight >= 0).all()) or not bool(weight.sum() > 0):
-        raise LearnerError(
-            "The weights hold negative values, or none above 0.", "Give weights from 0, some of them above."
-        )
-    return weight / weight.mean()
 
 
 def _augment(images: Tensor, seeds: Sequence[int], step: int, counts: list[int] | None) -> None:

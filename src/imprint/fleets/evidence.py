@@ -76,12 +76,13 @@ def _folder(run: Run, need: Need) -> Path:
     return run.path / "fleets" / str(need.store)
 
 
-def _open(run: Run, need: Need) -> Fleet:
+def fleet_of(run: Run, need: Need) -> Fleet:
+    """The fleet that a need of a run is read from; it must have been collected."""
     return Fleet.load(_folder(run, need))
 
 
 def _has(run: Run, need: Need) -> bool:
-    return (_folder(run, need) / "manifest.json").exists() and bool(_open(run, need).done.all())
+    return (_folder(run, need) / "manifest.json").exists() and bool(fleet_of(run, need).done.all())
 
 
 def _check(run: Run, need: Need) -> None:
@@ -91,7 +92,7 @@ def _check(run: Run, need: Need) -> None:
 
 def _value(run: Run, need: Need, block: slice) -> Any:
     """What `Run.gather` gives for a need of subsets or bags."""
-    members = _open(run, need)
+    members = fleet_of(run, need)
     if isinstance(need, Membership):
         return members.weights.included(examples=block)
     if isinstance(need, BagCounts):
@@ -106,7 +107,7 @@ def _value(run: Run, need: Need, block: slice) -> Any:
 
 
 def _spent(run: Run, need: Need) -> tuple[int, str]:
-    members = _open(run, need)
+    members = fleet_of(run, need)
     seconds = members.metrics()["seconds"].sum()
     return len(
         members

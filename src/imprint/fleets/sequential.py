@@ -7,7 +7,7 @@ its outcome: the metrics on some rows and, where asked for, its outputs on other
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from imprint.errors import LearnerError
-from imprint.fitting import Learner, Progress, predict, silent, train
+from imprint.fitting import Progress, predict, silent, train
 from imprint.fitting.build import build, fit_at_once, has_epochs
 from imprint.fleets.executing import Finished
 from imprint.fleets.member import Member, Outcome
-from imprint.fleets.shared import Shared, share
+from imprint.fleets.shared import Shared
 
 if TYPE_CHECKING:
-    from imprint.corpus import Corpus
-    from imprint.recording import Run
+    pass
 
 
 @dataclass(frozen=True)
@@ -135,20 +134,3 @@ def train_member(
             module, shared.task, shared.data.inputs, torch.as_tensor(outputs_of), device=shared.learner.device
         )
     return Outcome(metrics, outputs, time.perf_counter() - began)
-
-
-def outcomes(
-    learner: Learner | Run | Shared,
-    corpus: Corpus | None,
-    members: Iterable[Member],
-    *,
-    test: Tensor | np.ndarray | None = None,
-    outputs_of: Tensor | np.ndarray | None = None,
-    progress: Progress = silent,
-) -> Iterator[Outcome]:
-    """Train members one after the other; see `share` and `train_member` for the arguments."""
-    shared = learner if isinstance(learner, Shared) else share(learner, corpus, progress=progress)
-    planned = list(members)
-    for done, member in enumerate(planned):
-        yield train_member(shared, member, test=test, outputs_of=outputs_of)
-        progress("members", done + 1, len(planned))

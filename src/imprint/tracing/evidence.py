@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from imprint.fitting import Progress, generator, silent
-from imprint.fleets import Fleet
+from imprint.fleets.evidence import fleet_of
 from imprint.gradients.evidence import of_rows
 from imprint.gradients.examples import kept_checkpoints
 from imprint.recording.needs import Features, GradientNorms, Gradients, LayerGradients, Need, Rows, Subsets, Target
@@ -91,11 +91,6 @@ def _value(run: Run, need: Need, queries: np.ndarray) -> Any:
         case Gradients() | GradientNorms() | LayerGradients():
             return of_rows(run, need, rows)
     raise TypeError(f"{need} cannot be had of queries.")
-
-
-def fleet_of(run: Run, need: Need) -> Fleet:
-    """The fleet that a need of a run is read from; it must have been collected."""
-    return Fleet.load(run.path / "fleets" / str(need.store))
 
 
 def bytes_read(run: Run, needs: Iterable[Need]) -> int:

@@ -96,13 +96,7 @@ class Factors:
         Raises:
             ResourceError: They would take more than half of the memory that is free.
         """
-        need = self.shape[0] * self.shape[1] * self.dtype.itemsize
-        free = psutil.virtual_memory().available
-        if need > free / 2:
-            raise ResourceError(
-                f"{self.shape[0]:,} queries x {self.shape[1]:,} examples take {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free.",
-                "Ask for the best examples only (`frame()`), or trace fewer queries.",
-            )
+        check_fits(self.shape, self.dtype)
         return self.scores()
 
     def top(self, k: int, block_scores: int = BLOCK_SCORES) -> tuple[Best, Best]:
@@ -172,6 +166,16 @@ class Factors:
             assert isinstance(block, Tensor)
             return queries @ block.T
         return torch.from_numpy((queries @ block.T).toarray())
+
+
+def check_fits(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Raise `ResourceError` if scores of queries x examples would take more than half of the memory that is free."""
+    need, free = shape[0] * shape[1] * dtype.itemsize, psutil.virtual_memory().available
+    if need > free / 2:
+        raise ResourceError(
+            f"{shape[0]:,} queries x {shape[1]:,} examples take {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free.",
+            "Ask for the best examples only (`frame()`), or trace fewer queries.",
+        )
 
 
 def first_largest(values: Float[Tensor, "row column"], k: int) -> Int[Tensor, "row k"]:

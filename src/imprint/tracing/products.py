@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from imprint.errors import EvidenceError, ResourceError
+from imprint.errors import EvidenceError
 from imprint.gradients import Examples, LayerGradient, full, products, squared_norms
 from imprint.gradients.layer import whole
 from imprint.gradients.products import TOUCH
-from imprint.tracing.factors import BLOCK_QUERIES, BLOCK_SCORES, Best, first_largest, slices
+from imprint.tracing.factors import BLOCK_QUERIES, BLOCK_SCORES, Best, check_fits, first_largest, slices
 
 # Factors of all examples, or gradients of a block of queries, or scores that are kept: each at most this, and an eighth of free memory.
 HELD_BYTES = 2**30
@@ -58,12 +58,7 @@ class Blockwise(ABC):
         Raises:
             ResourceError: They would take more than half of the memory that is free.
         """
-        need, free = self.shape[0] * self.shape[1] * self.dtype.itemsize, psutil.virtual_memory().available
-        if need > free / 2:
-            raise ResourceError(
-                f"{self.shape[0]:,} queries x {self.shape[1]:,} examples take {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free.",
-                "Ask for the best examples only (`frame()`), or trace fewer queries.",
-            )
+        check_fits(self.shape, self.dtype)
         return self.scores()
 
     def top(self, k: int) -> tuple[Best, Best]:
