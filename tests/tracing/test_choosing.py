@@ -118,13 +118,13 @@ def test_a_method_over_the_budget_is_left_out_until_more_may_be_spent(
 
 
 def test_trainings_that_do_not_fit_are_not_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = (Subsets("margin", members=50_000, split=QUERIES), Membership(members=50_000))
+    needs = (Subsets("margin", members=50_000_000, split=QUERIES), Membership(members=50_000_000))
     dear = Method("trace", "dear", lambda margin, membership: None, "helps", needs, "test")
     offer(monkeypatch, dear, lookup("trace", "embedding"))
     one, notes = choose(run, queries=40, budget=20.0)
     assert one.name == "embedding"
-    assert any("dear: 50000 trainings would take about" in note for note in notes)
-    assert not (run.path / "fleets" / "subsets-50000-0.5").exists()
+    assert any("dear: 50000000 trainings would take about" in note for note in notes)
+    assert not (run.path / "fleets" / "subsets-50000000-0.5").exists()
 
 
 def test_a_method_that_fails_is_left_out_with_its_reason(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
