@@ -145,6 +145,22 @@ def test_separable_classes_are_solved_thanks_to_the_penalty() -> None:
     assert b.abs().max() < 1e-9
 
 
+def test_a_class_that_hardly_counts_does_not_lead_the_search_astray() -> None:
+    """Plain Newton steps of its intercept go so far here that no part of them lowers the objective."""
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(40, 100, generator=generator) * 10
+    code = torch.randint(0, 4, (40,), generator=generator)
+    kept = (code != 0) | (torch.arange(40) < 1)
+    inputs, code = inputs[kept], code[kept]
+    weight = torch.rand(len(code), generator=generator)
+    weight[code == 0] *= 1e-6
+    W, b = (part.requires_grad_() for part in logistic(inputs, code, weight, 1e-5, classes=4))
+    losses = torch.nn.functional.cross_entropy(inputs.double() @ W + b, code, reduction="none")
+    loss = (weight * losses).sum() / weight.sum() + 1e-5 / 2 * W.square().sum()
+    gradients = torch.autograd.grad(loss, (W, b))
+    assert max(float(gradient.norm()) for gradient in gradients) < 1e-10
+
+
 def test_what_cannot_be_solved_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imprint.fitting.logistic.MOST_STEPS", 1)
     inputs, code, _ = problem(60, 5)
