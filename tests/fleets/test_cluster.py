@@ -24,11 +24,11 @@ import torch
 from torch import nn
 
 import imprint
+from imprint.engine.connection import connected
 from imprint.errors import EvidenceError, LearnerError, MissingExtra, ResourceError
 from imprint.fleets import Finished, Member, Sequential, Shared, execute, share, subsets
 from imprint.fleets.batched import Batched
 from imprint.fleets.cluster import Cluster, Pace
-from imprint.fleets.connection import connected
 
 ray = pytest.importorskip("ray")
 # A dead node is known as dead after two seconds, not after half a minute.
@@ -198,7 +198,7 @@ def test_shared_data_that_are_lost_are_put_again(
     monkeypatch.setattr(cluster, "train_chunk", losing)
     executor = Cluster(nodes.address, chunk=1)
     found = outputs(list(execute(shared, members, queries=torch.arange(4), executor=executor)))
-    once = len(shared.data.splits) + 3  # inputs, target and the job; these examples have no weights
+    once = len(shared.data.splits) + 4  # inputs, target, keys and the job; these examples have no weights
     assert len(kept) == 2 * once
     agree(found, outputs(list(execute(shared, members, queries=torch.arange(4), executor="sequential"))))
 

@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fleets of a few tiny members: to measure which executor is the fastest would take longer than all of them."""
-    monkeypatch.setattr(evidence, "EXECUTOR", "sequential")
+    monkeypatch.setattr(evidence, "executor_on", lambda engine: "sequential")
 
 
 @pytest.fixture

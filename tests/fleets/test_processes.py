@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 import imprint
+from imprint.engine.failure import Failure
 from imprint.errors import EvidenceError, LearnerError, ResourceError
 from imprint.fleets import Finished, Member, Sequential, Shared, execute, share
 from imprint.fleets.processes import Mapped
-from imprint.fleets.sending import Failure, packed
+from imprint.fleets.sending import packed
 
 LEARNER = imprint.Learner("mlp", epochs=2, seed=4, batch_size=16)
 

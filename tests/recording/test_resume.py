@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ from safetensors.torch import save_file
 import imprint
 from imprint.corpus import Corpus
 from imprint.errors import ResourceError, RunError, RunLocked
+from imprint.fitting import DynamicDiversity, Fixed, NaiveSplit, Proportional, Repeated, Sampler, derive
+from imprint.fleets.member import Member
+from imprint.fleets.sequential import train_member
+from imprint.fleets.shared import share
+from imprint.recording.evidence import RowsReader
 from imprint.recording.lock import held, writing
-from imprint.recording.needs import Dynamics
+from imprint.recording.needs import Dynamics, OutOfFold
 from imprint.recording.recorder import Recorder
 
 LEARNER = imprint.Learner("mlp", epochs=4, batch_size=32, ema=0.9, seed=2)  # 8 steps per epoch
@@ -30,7 +36,14 @@ class Stop(Exception):
     """An interruption at a chosen step."""
 
 
-def interrupted(corpus: Corpus, path: Path, step: int, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
+def interrupted(
+    corpus: Corpus,
+    path: Path,
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float = 0.0,
+    learner: imprint.Learner = LEARNER,
+) -> None:
     """A fit that stops within `step`, with checkpoints after each step (or only after each epoch)."""
     original = Recorder.on_batch
 
@@ -42,7 +55,7 @@ def interrupted(corpus: Corpus, path: Path, step: int, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "on_batch", stop)
         with pytest.raises(Stop):
-            imprint.fit(LEARNER, corpus, path, progress=False, checkpoint_seconds=seconds)
+            imprint.fit(learner, corpus, path, progress=False, checkpoint_seconds=seconds)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +66,8 @@ def reference(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> impri
 def assert_same(run: imprint.Run, reference: imprint.Run) -> None:
     ours, theirs = (one.checkpoints.named("last").weights() for one in (run, reference))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert torch.equal(*(one.gather([Dynamics("logits")])["logits"] for one in (run, reference)))
+    said = [one.gather([Dynamics("logits")])["logits"] for one in (run, reference)]
+    torch.testing.assert_close(*said, rtol=0, atol=0, equal_nan=True)  # nan: left out of an epoch by its sampler
     tables = [pl.from_arrow(one.evidence("order").table.to_table()) for one in (run, reference)]
     assert tables[0].equals(tables[1])  # type: ignore[arg-type]
     assert run.curves().drop("seconds").equals(reference.curves().drop("seconds"))
@@ -70,6 +84,49 @@ def test_an_interrupted_run_ends_the_same(
     if left.checkpoints.all():
         left.model()
     assert_same(imprint.fit(LEARNER, corpus, tmp_path, progress=False), reference)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Fixed(range(0, 240, 2), torch.linspace(0.5, 1.5, 120)), Repeated(0.5), Proportional("bound", 0.5),
+        NaiveSplit(0.5, warmup=0.25), DynamicDiversity(0.5, every=2),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_run_with_a_sampler_goes_on_without_being_given_it(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: Sampler
+) -> None:
+    learner = replace(LEARNER, sampler=sampler)
+    whole = imprint.fit(learner, corpus, tmp_path / "whole", progress=False)
+    assert whole.curves()["step"].to_list() == [4, 8, 12, 16]
+    for at, seconds in [(11, 0.0), (9, 1e9)]:  # goes on within the third epoch, and after the second
+        path = tmp_path / f"{at}"
+        interrupted(corpus, path, at, monkeypatch, seconds, learner)
+        again = imprint.load(path, corpus).learner
+        assert again.sampler == sampler
+        assert_same(imprint.fit(again, corpus, path, progress=False), whole)
+
+
+def test_folds_of_a_run_with_a_fixed_choice_follow_it(corpus: Corpus, tmp_path: Path) -> None:
+    """Each fold's model is trained on the chosen examples outside of the fold, as if these were all."""
+    chosen = torch.arange(0, 240, 3)
+    learner = replace(LEARNER, sampler=Fixed(chosen), ema=None)
+    imprint.fit(learner, corpus, tmp_path / "run", progress=False)
+    run = imprint.load(tmp_path / "run", corpus)
+    said = run.gather([OutOfFold("logits", folds=3)])["logits"]
+    fold = torch.from_numpy(
+        RowsReader(tmp_path / "run" / "evidence" / "out_of_fold.lance", "fold").read(run.rows()).numpy()
+    )
+    shared = share(run)
+    rows = torch.from_numpy(run.rows())
+    for number in range(3):
+        kept = chosen[fold[chosen] != number]
+        member = Member(derive(LEARNER.seed, "member", number), rows[kept], settings={"sampler": None})
+        outcome = train_member(shared, member, outputs_of=rows[fold == number])
+        assert outcome.outputs is not None
+        # Out-of-fold logits are kept as float32, of whichever executor: 1e-4 between them.
+        torch.testing.assert_close(said[fold == number], outcome.outputs, rtol=1e-3, atol=1e-3)
 
 
 def test_a_run_can_be_interrupted_again_and_again(

@@ -133,3 +133,5 @@ def test_with_an_encoder_outputs_are_collected_later(store: Path, tmp_path: Path
         recorder.batch(corpus.rows("train"), module(encoder.encode(corpus.read(corpus.rows("train")))))
     outputs = recorder.run.gather([Outputs("logits", split=None)])["logits"]
     torch.testing.assert_close(outputs, module(encoder.encode(corpus.read(corpus.rows()))).detach())
+    with pytest.raises(EvidenceError, match="cannot be trained again"):  # an encoder is not the user's loop
+        recorder.run.gather([OutOfFold("logits")])

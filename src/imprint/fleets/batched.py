@@ -4,7 +4,8 @@ Members that take the same steps (same settings, as many batches per epoch) form
 members and one optimizer over them; a step gathers one batch per member, and a layer of all members is one batched product. Each
 member sees exactly the batches, initial weights and dropout masks that it would see alone: all randomness is drawn per member from
 its own seed. Members whose training sets differ by a few examples have batches that differ by one; the shorter are padded with
-examples of weight zero.
+examples of weight zero. Samplers may differ between the members of a wave, as long as every epoch has as many visits; one that reads
+what the model said of the examples is for a training alone.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from imprint.errors import EvidenceError, LearnerError
 from imprint.fitting import Learner, Progress, Shuffled, generator, silent
 from imprint.fitting.augment import flip_crop
-from imprint.fitting.build import build, has_epochs
+from imprint.fitting.build import build, has_epochs, with_loss
 from imprint.fitting.loop import as_input, autocast_dtype, batch_bounds, mean_one, optimizer_for, place
 from imprint.fitting.memory import available_memory
-from imprint.fitting.samplers import SamplerState
+from imprint.fitting.samplers import Sampler, SamplerState, checked, reads
+from imprint.fitting.samplers import visits as visits_of
 from imprint.fitting.schedule import factor
 from imprint.fleets.executing import Finished
 from imprint.fleets.member import Member
+from imprint.fleets.sequential import train_finished
 from imprint.fleets.shared import Shared
 from imprint.fleets.solving import run_solved, solvable
 from imprint.fleets.stacking import Stack
@@ -81,6 +84,12 @@ class Batched:
             return
         done = 0
         for learner, alike in alike_members(shared, members, numbers):
+            if not steady_visits(learner.sampler):
+                for number in alike:
+                    yield train_finished(shared, members[number], number, queries, parameters)
+                    done += 1
+                    progress("members", done, len(numbers))
+                continue
             if learner is not shared.learner and (reason := unstackable(shared, learner)) is not None:
                 raise EvidenceError(
                     f"Members {alike[:3]} cannot be trained as one program: {reason}.", "Use executor='sequential'."
@@ -105,32 +114,56 @@ def unstackable(shared: Shared, learner: Learner) -> str | None:
         return f"{type(learner.model).__name__} is a scikit-learn estimator"
     if not has_epochs(learner.model):
         return f"{learner.model!r} is solved and not trained"
-    if learner.sampler is not None:
-        return "its sampler may visit examples in another number of steps for each member"
+    if learner.deletable is not None:
+        return "it is trained in shards and slices"
+    if not steady_visits(learner.sampler):
+        return "its sampler follows the training, or may give each epoch another number of visits"
+    criterion = with_loss(shared.task, learner).criterion
+    if criterion is not None and not getattr(criterion, "by_example", False):
+        return "its loss is one of whole batches, and a step holds the batches of many members"
     if learner.precision == "float16":
         return "float16 scales the gradients of all members together; use precision='bfloat16'"
     modules = [build(learner, shared.encoder, shared.task, seed=seed) for seed in (0, 1)]
+    if hasattr(modules[0], "penalty"):
+        return f"{type(modules[0]).__name__} has a penalty of whole batches"
     inputs = shared.data.inputs[:2]
     stack = Stack(copy.deepcopy(modules[0]), 2)
     reason = stack.problem(modules, as_input(inputs, torch.device("cpu")))
     return None if reason is None else f"{type(modules[0]).__name__} cannot be stacked: {reason}"
 
 
+def steady_visits(sampler: Sampler | str | None) -> bool:
+    """Whether a sampler gives every epoch as many visits, and needs nothing from the training for it; None is the default one."""
+    return sampler is None or (hasattr(sampler, "visits") and not reads(sampler))
+
+
 def alike_members(
     shared: Shared, members: Sequence[Member], numbers: Sequence[int]
 ) -> Iterator[tuple[Learner, list[int]]]:
-    """Members that take the same steps with the same settings, and the learner that they share (with the shared seed)."""
+    """Members that take the same steps with the same settings, and the learner that they share (with the shared seed).
+
+    Samplers of steady visits may differ between them; the learner then has the shared one.
+    """
     groups: dict[tuple[str, int], tuple[Learner, list[tuple[int, int]]]] = {}
     for number in numbers:
         member = members[number]
-        learner = replace(shared.learner, **member.settings) if member.settings else shared.learner
-        size = len(shared.data.rows) if member.rows is None else len(member.rows)
-        steps = len(batch_bounds(size, int(learner.batch_size or 1))) - 1
-        key = (repr(sorted((name, repr(value)) for name, value in member.settings.items())), steps)
-        groups.setdefault(key, (learner, []))[1].append((size, number))
+        settings = dict(member.settings)
+        sampler = member.sampler(shared.learner, shared.data.rows)
+        if steady_visits(sampler):
+            settings.pop("sampler", None)
+        learner = replace(shared.learner, **settings) if settings else shared.learner
+        visits = visits_in(sampler, len(shared.data.rows) if member.rows is None else len(member.rows))
+        steps = len(batch_bounds(visits, int(learner.batch_size or 1))) - 1
+        key = (repr(sorted((name, repr(value)) for name, value in settings.items())), steps)
+        groups.setdefault(key, (learner, []))[1].append((visits, number))
     for learner, alike in groups.values():
         # Neighbours in size share a wave: the least padding.
         yield learner, [number for _, number in sorted(alike)]
+
+
+def visits_in(sampler: Sampler | str | None, size: int) -> int:
+    """Visits of an epoch; of a sampler that does not say, about as many as there are examples."""
+    return visits_of(sampler, size) or size
 
 
 def wave_size(shared: Shared, learner: Learner, queries: int, memory: int | None = None) -> int:
@@ -209,11 +242,13 @@ def train_wave(
     """
     began = time.perf_counter()
     device = torch.device(learner.device)
-    task, epochs = shared.task, int(learner.epochs or 1)
+    task, epochs = with_loss(shared.task, learner), int(learner.epochs or 1)
     inputs, target, _ = place(shared.data, device)
     own = [one.learner(learner).seed for one in members]
     stack = stacked(shared, learner, own, device)
-    sets = TrainingSets.of(shared, members, int(learner.batch_size or 1))
+    samplers = [one.sampler(learner, shared.data.rows) or SHUFFLED for one in members]
+    memories: list[dict[str, Tensor]] = [{} for _ in members]
+    sets = TrainingSets.of(shared, members, int(learner.batch_size or 1), samplers)
     trained = [tensor for tensor in stack.parameters.values() if tensor.requires_grad]
     optimizer = optimizer_for(trained, learner)
     average: list[Tensor] | None = None
@@ -225,15 +260,22 @@ def train_wave(
     stack.draw = masks
     step = 0
     for epoch in range(1, epochs + 1):
-        orders = [
-            SHUFFLED.epoch(SamplerState(epoch, epochs, size, generator(seed, "shuffle", epoch)))[0]
-            for seed, size in zip(own, sets.sizes, strict=True)
+        drawn = [
+            checked(
+                sampler.epoch(  # type: ignore[union-attr]
+                    SamplerState(epoch, epochs, size, generator(seed, "shuffle", epoch), seed=seed, memory=memory)
+                ),
+                size,
+                visits_in(sampler, size),
+            )
+            for sampler, seed, size, memory in zip(samplers, own, sets.sizes, memories, strict=True)
         ]
-        visits = sets.visits(orders)
+        visits = sets.visits([order for order, _ in drawn])
+        importance = sets.importance([weights for _, weights in drawn])
         masks.begin([generator(seed, "dropout", epoch) for seed in own])
         losses = torch.zeros(len(members), device=device)
         for number in range(sets.steps):
-            rows, weight = sets.batch(visits, number)
+            rows, weight = sets.batch(visits, number, importance)
             masks.counts = sets.counts[number]
             flat = rows.flatten().to(inputs.device)
             batch = inputs.index_select(0, flat).to(device)
@@ -246,7 +288,7 @@ def train_wave(
                 group["lr"] = rate
             with mixed:
                 outputs = stack(stacked_inputs)
-            losses_each = task.loss(outputs.float().flatten(0, 1), Batch(batch, wanted)).view(rows.shape)
+            losses_each = task.objective(outputs.float().flatten(0, 1), Batch(batch, wanted)).view(rows.shape)
             # The mean over a member's own batch; the sum over members keeps their gradients apart.
             means = losses_each.mean(1) if weight is None else (losses_each * weight.to(device)).sum(1)
             optimizer.zero_grad(set_to_none=True)
@@ -299,6 +341,8 @@ def predict_stack(
     stack.template.eval()
     members = stack.members
     widest = max([1, *(value.shape[-1] for value in stack.parameters.values())])
+    if inputs.dtype == torch.int64:  # rows of codes: a layer gives so many numbers for each of them
+        widest *= inputs.shape[1]
     size = max(16, min(4096, PREDICT_NUMBERS // (members * widest)))
     found: Tensor | None = None
     for begin in range(0, len(queries), size):
@@ -338,6 +382,7 @@ class TrainingSets:
     Attributes:
         rows: `[member, place]` rows of the corpus, padded with the first one.
         sizes: Training examples of each member.
+        lengths: Visits of each member's epochs.
         steps: Batches per epoch.
         starts: `[step, member]` first place of each batch in the order of the epoch.
         width: Examples of the largest batch.
@@ -348,6 +393,7 @@ class TrainingSets:
 
     rows: Int[Tensor, "member place"]
     sizes: list[int]
+    lengths: list[int]
     steps: int
     starts: Int[Tensor, "step member"]
     width: int
@@ -356,13 +402,20 @@ class TrainingSets:
     targets: Tensor | None
 
     @classmethod
-    def of(cls, shared: Shared, members: Sequence[Member], batch_size: int) -> TrainingSets:
-        """Gather them from members that take as many steps."""
+    def of(
+        cls,
+        shared: Shared,
+        members: Sequence[Member],
+        batch_size: int,
+        samplers: Sequence[Sampler | str | None] | None = None,
+    ) -> TrainingSets:
+        """Gather them from members that take as many steps, each by its sampler (None: all visit every example once)."""
         data = shared.data
         sets = [data.rows if one.rows is None else torch.as_tensor(one.rows).long() for one in members]
         sizes = [len(one) for one in sets]
         rows = torch.stack([torch.cat([one, one[:1].expand(max(sizes) - len(one))]) for one in sets])
-        edges = torch.tensor([batch_bounds(size, batch_size) for size in sizes])
+        lengths = [visits_in(one, size) for one, size in zip(samplers or [None] * len(sizes), sizes, strict=True)]
+        edges = torch.tensor([batch_bounds(length, batch_size) for length in lengths])
         counts = edges.diff().T
         width = int(counts.max())
         padded = [None if bool((count == width).all()) else count.tolist() for count in counts]
@@ -378,30 +431,41 @@ class TrainingSets:
             for place_, one in enumerate(members):
                 if one.target is not None:
                     targets[place_, : sizes[place_]] = one.target.to(targets.dtype)
-        return cls(rows, sizes, counts.shape[0], edges[:, :-1].T.contiguous(), width, padded, weight, targets)
+        return cls(rows, sizes, lengths, counts.shape[0], edges[:, :-1].T.contiguous(), width, padded, weight, targets)
 
     def visits(self, orders: Sequence[Tensor]) -> Int[Tensor, "member visit"]:
         """The orders of an epoch, padded to the same length."""
-        longest = self.rows.shape[1]
+        longest = max(self.lengths)
         return torch.stack([torch.cat([one, one[:1].expand(longest - len(one))]) for one in orders])
 
-    def places(self, visits: Tensor, step: int) -> Int[Tensor, "member example"]:
-        """Places in the training sets that a step visits."""
+    def importance(self, weights: Sequence[Tensor | None]) -> Float[Tensor, "member visit"] | None:
+        """The weights of an epoch's visits, padded as the visits are; None where all are one."""
+        if all(one is None for one in weights):
+            return None
+        pairs = zip(weights, self.lengths, strict=True)
+        return self.visits([torch.ones(length) if one is None else one.float() for one, length in pairs])
+
+    def places(self, visits: Tensor, step: int) -> Shaped[Tensor, "member example"]:
+        """The part of an epoch's visits (places in the training sets, or anything aligned to them) that a step takes."""
         if self.counts[step] is None and bool((self.starts[step] == self.starts[step, 0]).all()):
             begin = int(self.starts[step, 0])
             return visits[:, begin : begin + self.width]
         at = self.starts[step][:, None] + torch.arange(self.width)
         return visits.gather(1, at.clamp_(max=visits.shape[1] - 1))
 
-    def batch(self, visits: Tensor, step: int) -> tuple[Int[Tensor, "member example"], Tensor | None]:
+    def batch(
+        self, visits: Tensor, step: int, importance: Tensor | None = None
+    ) -> tuple[Int[Tensor, "member example"], Tensor | None]:
         """Rows that a step visits, and what each example counts; None where all count the same."""
         places, count = self.places(visits, step), self.counts[step]
         rows = self.rows.gather(1, places)
-        if count is None and self.weight is None:
+        if count is None and self.weight is None and importance is None:
             return rows, None
         sizes = torch.tensor(count if count is not None else [self.width] * len(rows))[:, None]
         share = (torch.arange(self.width) < sizes) / sizes
-        return rows, share if self.weight is None else share * self.weight.gather(1, places)
+        if self.weight is not None:
+            share = share * self.weight.gather(1, places)
+        return rows, share if importance is None else share * self.places(importance, step)
 
     def target(self, visits: Tensor, step: int, shared: Tensor) -> Tensor:
         """Targets of the examples that a step visits, members one after the other."""

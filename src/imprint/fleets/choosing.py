@@ -18,7 +18,7 @@ from torch import nn
 from imprint.fitting import silent
 from imprint.fitting.build import build, has_epochs
 from imprint.fitting.loop import batch_bounds
-from imprint.fleets.batched import Batched, alike_members, wave_size
+from imprint.fleets.batched import Batched, alike_members, visits_in, wave_size
 from imprint.fleets.executing import Executor
 from imprint.fleets.member import Member
 from imprint.fleets.sequential import Sequential
@@ -147,13 +147,15 @@ def priced(
             total += len(alike) * _whole(executor, shared, members, alike[0], queries)
             continue
         side = 1 if executor.name == "sequential" else min(len(alike), wave_size(shared, learner, queries))
-        kind = (executor.name, repr(sorted(first.settings.items(), key=str)), side.bit_length())
+        settings = [(name, value) for name, value in first.settings.items() if name != "sampler"]
+        kind = (executor.name, repr(sorted(settings, key=str)), side.bit_length())
         if kind not in known:
             known[kind] = measured(executor, shared, first, side, queries, probe)
         cost = known[kind]
         batch = int(learner.batch_size or 1)
         size = len(shared.data.rows) if first.rows is None else len(first.rows)
-        steps = (len(batch_bounds(size, batch)) - 1) * int(learner.epochs)
+        visits = visits_in(first.settings.get("sampler", learner.sampler), size)
+        steps = (len(batch_bounds(visits, batch)) - 1) * int(learner.epochs)
         total += cost.of(steps * len(alike), queries, len(alike))
     return total
 
@@ -181,10 +183,10 @@ def measured(executor: Executor, shared: Shared, member: Member, side: int, quer
 
 
 def _short(member: Member, rows: torch.Tensor, batch: int, steps: int, seed: int) -> Member:
-    """A member that takes this many steps: some of its rows, over and over, for one epoch."""
+    """A member that takes this many steps: some of its rows, over and over, for one epoch, whatever its sampler."""
     wanted = steps * min(batch, len(rows))
     chosen = rows.repeat(math.ceil(wanted / len(rows)))[:wanted]
-    return Member(seed=seed, rows=chosen, settings={**member.settings, "epochs": 1})
+    return Member(seed=seed, rows=chosen, settings={**member.settings, "epochs": 1, "sampler": None})
 
 
 def _timed(executor: Executor, shared: Shared, members: Sequence[Member], queries: torch.Tensor) -> float:

@@ -23,15 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imprint.errors import EvidenceError, LearnerError, ResourceError, nearest
+from imprint.engine.connection import connected, ray_module
+from imprint.engine.failure import Failure
+from imprint.engine.loss import cause, must_be_loss, must_have
+from imprint.errors import LearnerError, ResourceError, nearest
 from imprint.fitting import Progress, silent
 from imprint.fitting.memory import available_memory
 from imprint.fleets.batched import MEMORY_SHARE, Batched, alike_members
 from imprint.fleets.choosing import steady
-from imprint.fleets.connection import connected, ray_module
 from imprint.fleets.executing import Executor, Finished
 from imprint.fleets.member import Member
-from imprint.fleets.sending import Failure, Job, as_arrays, as_tensors, packed, tensors_of, why_not_sent
+from imprint.fleets.sending import Job, as_arrays, as_tensors, packed, tensors_of, why_not_sent
 from imprint.fleets.sequential import Sequential
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Cluster:
     ) -> Iterator[Finished]:
         ray = ray_module()
         gpus = int(torch.device(shared.learner.device).type == "cuda")
-        _must_have(ray, self.cpus, gpus)
+        must_have(ray, self.cpus, gpus)
         task = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=0)(train_chunk)
         store = Store(shared, queries)
         pace = Pace(self, shared, len(queries))
@@ -133,9 +135,9 @@ class Cluster:
                     try:
                         said = ray.get(ref)
                     except ray.exceptions.RayError as error:
-                        if key == store.key and isinstance(_cause(error), ray.exceptions.ObjectLostError):
+                        if key == store.key and isinstance(cause(error), ray.exceptions.ObjectLostError):
                             store.put()
-                        _must_be_loss(ray, error)
+                        must_be_loss(ray, error)
                         tried.update(chunk)
                         _must_go_on(tried, chunk, self.retries, error)
                         waiting.extendleft(reversed(chunk))
@@ -222,40 +224,6 @@ class Pace:
         """A task took so long for each of its members: half of the estimate is the last task's."""
         latest = max(1e-6, sum(seconds) / len(seconds))
         self.seconds = latest if self.seconds is None else (self.seconds + latest) / 2
-
-
-def _must_have(ray: Any, cpus: int, gpus: int) -> None:
-    """Raise if no task could ever run: Ray would wait for a node without a word."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        what = f"{cpus} CPU{'s' if cpus > 1 else ''}" + (" and a GPU" if gpus else "")
-        raise EvidenceError(
-            f"No node of the Ray cluster has {what}, which a task needs.",
-            "Add such a node, lower cpus, or train with Learner(device='cpu').",
-        )
-
-
-def _cause(error: BaseException) -> BaseException | None:
-    """What a task raised, where this error is about a task that raised something."""
-    return getattr(error, "cause", None)
-
-
-def _must_be_loss(ray: Any, error: BaseException) -> None:
-    """Return where a worker, a node or an object was lost, which another try mends; raise in words of ours if not."""
-    kinds = ray.exceptions
-    text = str(error)
-    if "failed to import on the worker" in text or "No module named 'imprint'" in text:
-        raise EvidenceError(
-            "The workers of the Ray cluster cannot import imprint.",
-            "Install the same version of imprint on every node, in the environment in which `ray start` runs.",
-        ) from error
-    if isinstance(error, kinds.LocalRayletDiedError):
-        raise ResourceError(
-            "The Ray node that this process is connected to died.", "Run it again: members that are done are kept."
-        ) from error
-    lost = (kinds.WorkerCrashedError, kinds.NodeDiedError, kinds.ObjectLostError, kinds.OutOfMemoryError)
-    if not isinstance(error, lost) and not isinstance(_cause(error), lost):
-        raise error
 
 
 def _must_go_on(tried: Counter[int], chunk: list[int], retries: int, error: BaseException) -> None:

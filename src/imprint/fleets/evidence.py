@@ -7,6 +7,7 @@ members that are missing when it is asked for again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imprint.engine import LOCAL, Engine
 from imprint.fitting import Progress, silent
+from imprint.fleets.executing import executor_on
 from imprint.fleets.fleet import Fleet, fleet
 from imprint.fleets.plan import Plan, bootstrap, subsets
 from imprint.recording.collect import COLLECTORS, SOURCES, Source
@@ -26,8 +29,6 @@ from imprint.tasks import Classification, Regression
 if TYPE_CHECKING:
     from imprint.recording import Run
 
-# By a rule and not by a measurement, so that the same question gets bitwise the same answer.
-EXECUTOR = "steady"
 # Bytes of logits that are read at a time.
 BLOCK_BYTES = 2**28
 
@@ -40,12 +41,15 @@ def plan_of(need: Need) -> Plan:
     return bootstrap(need.members)
 
 
-def collect_fleet(run: Run, need: Need, progress: Progress = silent) -> None:
-    """Train the fleet that a need is read from, or the members of it that are missing."""
+def collect_fleets(run: Run, needs: Sequence[Need], progress: Progress = silent, engine: Engine = LOCAL) -> None:
+    """Train the fleets that needs are read from, or the members of them that are missing."""
     # Of several classes the margin and the loss tell all that methods ask of many members; of other tasks they do not, and outputs
     # are as narrow as a summary or nearly so.
     keep = "auto" if isinstance(run.task, Classification) else "logits"
-    fleet(run, plan=plan_of(need), path=_folder(run, need), executor=EXECUTOR, keep=keep, progress=progress)
+    for need in needs:
+        fleet(
+            run, plan=plan_of(need), path=_folder(run, need), executor=executor_on(engine), keep=keep, progress=progress
+        )
 
 
 def credit(run: Run, members: Fleet, rows: np.ndarray, whole: bool = True) -> Float[Tensor, "member example"]:
@@ -115,5 +119,5 @@ def _spent(run: Run, need: Need) -> tuple[int, str]:
 
 
 for _kind in ("subsets", "bags"):
-    COLLECTORS[_kind] = collect_fleet
+    COLLECTORS[_kind] = collect_fleets
     SOURCES[_kind] = Source(_has, _check, _value, _spent)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
+from imprint.engine import Engine
 from imprint.errors import EvidenceError, nearest
 from imprint.fitting import Progress, silent
 
@@ -144,3 +145,15 @@ def resolve(
 
         return Cluster(), "asked for"
     raise EvidenceError(f"No executor '{executor}'.", nearest(executor, NAMES))
+
+
+def executor_on(engine: Engine) -> str | Executor:
+    """What trains a fleet that is evidence of a run. By a rule and not by a measurement, so that the same question gets the same answer.
+
+    On a cluster the rule decides how each task trains its members.
+    """
+    if not engine.remote:
+        return "steady"
+    from imprint.fleets.cluster import Cluster
+
+    return Cluster(engine.address, retries=engine.retries)

@@ -23,6 +23,7 @@ from torch import Tensor
 from imprint import tasks
 from imprint.errors import EvidenceError, PlanError, RunError
 from imprint.fitting import Learner, Progress, reporter
+from imprint.fitting.learner import shown
 from imprint.fleets.executing import Executor, execute, resolve
 from imprint.fleets.members import Members
 from imprint.fleets.plan import Plan
@@ -448,7 +449,7 @@ def _check_same(
     if there.plan != plan:
         different.append(f"the plan is {there.plan} there, {plan} here")
     different += [
-        f"{name}={manifest['learner'].get(name)!r} there, {ours[name]!r} here"
+        f"{name}={shown(manifest['learner'].get(name))} there, {shown(ours[name])} here"
         for name in ours
         if name not in ("device", "record") and ours[name] != manifest["learner"].get(name)
     ]

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from imprint.fitting import Learner
+from imprint.fitting import Fixed, Learner, Sampler
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ class Member:
         """The learner of this member: the shared one with this seed and these settings, which records nothing."""
         seed = shared.seed if self.seed is None else self.seed
         return replace(shared, **{**self.settings, "seed": seed, "record": "none"})
+
+    def sampler(self, shared: Learner, rows: Int[Tensor, " example"]) -> Sampler | str | None:
+        """The sampler of this member: its own, which speaks of its own training rows, or the shared one.
+
+        A shared fixed choice speaks of the shared training rows; this member follows it as far as it has them.
+
+        Args:
+            shared: The shared learner.
+            rows: The shared training rows, ascending.
+        """
+        if "sampler" in self.settings:
+            return self.settings["sampler"]
+        if self.rows is None or not isinstance(shared.sampler, Fixed):
+            return shared.sampler
+        own = torch.as_tensor(self.rows).long()
+        places = torch.searchsorted(rows, own).clamp(max=len(rows) - 1)
+        elsewhere = len(rows) + int(shared.sampler.order.max())  # a row that is none of them was not chosen
+        return shared.sampler.among(places.where(rows[places] == own, elsewhere))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ collection goes on with the folds that are missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import lance
@@ -13,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from imprint.engine import LOCAL, Engine
 from imprint.fitting import Progress, silent
+from imprint.fleets.executing import executor_on
 from imprint.fleets.fleet import fleet
 from imprint.fleets.folds import FOLDS
 from imprint.fleets.plan import folds as fold_plan
@@ -26,13 +29,19 @@ if TYPE_CHECKING:
     from imprint.recording import Run
 
 
-def collect_out_of_fold(run: Run, need: Need, progress: Progress = silent) -> None:
-    """Train the folds of a run and write `out_of_fold.lance`: row, logits, fold."""
-    count = int(getattr(need, "folds", FOLDS))
+def collect_out_of_fold(run: Run, needs: Sequence[Need], progress: Progress = silent, engine: Engine = LOCAL) -> None:
+    """Train the folds of a run and write `out_of_fold.lance`: row, logits, fold. A run keeps them of one number of folds."""
+    count = int(getattr(needs[-1], "folds", FOLDS))
     rows = run.rows()
     path = run.path / "fleets" / f"folds-{count}"
     members = fleet(
-        run, plan=fold_plan(count), path=path, queries=rows, executor="steady", keep="logits", progress=progress
+        run,
+        plan=fold_plan(count),
+        path=path,
+        queries=rows,
+        executor=executor_on(engine),
+        keep="logits",
+        progress=progress,
     )
     fold = np.empty(len(rows), dtype=np.int16)
     found = torch.empty(len(rows), run.task.width)

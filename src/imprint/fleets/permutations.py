@@ -12,7 +12,7 @@ seed, so that the metric is a function of the set of examples and the values sum
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from imprint.engine import LOCAL, Engine
 from imprint.errors import EvidenceError
 from imprint.fitting import Progress, derive, silent
 from imprint.fleets.choosing import steady
@@ -186,7 +187,13 @@ def _folder(run: Run, need: Need) -> Path:
     return run.path / "fleets" / str(need.store)
 
 
-def collect_permutations(run: Run, need: Need, progress: Progress = silent) -> None:
+def collect_permutations(run: Run, needs: Sequence[Need], progress: Progress = silent, engine: Engine = LOCAL) -> None:
+    """Walk through the orders of each need, in this process whatever the engine: a walk is thousands of small fleets in turn."""
+    for need in needs:
+        _collect(run, need, progress)
+
+
+def _collect(run: Run, need: Need, progress: Progress) -> None:
     """Walk through the orders of a need and write what was found, block by block; goes on where an earlier sitting stopped."""
     assert isinstance(need, Permutations)
     folder = _folder(run, need)

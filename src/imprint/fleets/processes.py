@@ -26,11 +26,11 @@ import cloudpickle
 import torch
 from torch import Tensor
 
+from imprint.engine.failure import Failure
 from imprint.errors import ResourceError
 from imprint.fitting import Progress, silent
 from imprint.fleets.executing import Finished
 from imprint.fleets.sending import (
-    Failure,
     Job,
     as_arrays,
     as_tensors,

@@ -6,7 +6,6 @@ value where it must be (a model defined in a notebook or by a lambda), between p
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imprint.errors import ImprintError
 from imprint.fitting import Data, Learner
 from imprint.fleets.member import Member
 from imprint.fleets.shared import Shared
@@ -32,6 +30,7 @@ class Form:
     shape: tuple[int, ...]
     normalisation: Normalisation | None
     frozen_features: bool
+    codes: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,10 @@ class Job:
     def of(cls, shared: Shared) -> Job:
         """The job of what is shared."""
         encoder = shared.encoder
-        form = Form(encoder.name, tuple(encoder.shape), encoder.normalisation, bool(encoder.frozen_features))
+        form = Form(
+            encoder.name, tuple(encoder.shape), encoder.normalisation, bool(encoder.frozen_features),
+            getattr(encoder, "codes", 0),
+        )  # fmt: skip
         return cls(shared.learner, shared.task, form)
 
     def shared(self, tensors: Mapping[str, Tensor]) -> Shared:
@@ -71,13 +73,15 @@ def tensors_of(data: Data) -> dict[str, Tensor]:
     named = {"inputs": data.inputs, "target": data.target}
     if data.weight is not None:
         named["weight"] = data.weight
+    if data.keys is not None:
+        named["keys"] = data.keys
     return named | {f"split:{name}": rows for name, rows in data.splits.items()}
 
 
 def data_of(tensors: Mapping[str, Tensor]) -> Data:
     """What `tensors_of` took apart."""
     splits = {name.removeprefix("split:"): rows for name, rows in tensors.items() if name.startswith("split:")}
-    return Data(tensors["inputs"], tensors["target"], tensors.get("weight"), splits)
+    return Data(tensors["inputs"], tensors["target"], tensors.get("weight"), splits, tensors.get("keys"))
 
 
 def packed(member: Member) -> Member:
@@ -88,34 +92,6 @@ def packed(member: Member) -> Member:
         target=None if member.target is None else member.target.clone(),
         weight=None if member.weight is None else member.weight.clone(),
     )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error on its way to the process that asked. Exceptions do not travel well: many cannot be made from their message."""
-
-    kind: type[Exception]
-    problem: str
-    remedy: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """An error that was just caught."""
-        trace = "".join(traceback.format_exception(error))
-        if isinstance(error, ImprintError):
-            return cls(type(error), error.problem, error.remedy, trace)
-        return cls(RuntimeError, f"{type(error).__name__}: {error}", "", trace)
-
-    def error(self) -> Exception:
-        """The error to raise here: the same for Imprint's own; a `RuntimeError` with the trace as a note for any other."""
-        if issubclass(self.kind, ImprintError):
-            same = self.kind.__new__(self.kind)
-            ImprintError.__init__(same, self.problem, self.remedy)
-            return same
-        error = RuntimeError(f"A member's training failed: {self.problem}")
-        error.add_note(f"In the process that trained it:\n{self.trace}")
-        return error
 
 
 def threads_of(processes: int) -> int:

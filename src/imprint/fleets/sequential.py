@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from imprint.errors import LearnerError
 from imprint.fitting import Progress, predict, silent, train
-from imprint.fitting.build import build, fit_at_once, has_epochs
+from imprint.fitting.build import build, fit_at_once, has_epochs, with_loss
+from imprint.fitting.sharded import train_sharded
 from imprint.fleets.executing import Finished
 from imprint.fleets.member import Member, Outcome
 from imprint.fleets.shared import Shared
@@ -89,13 +90,16 @@ def train_finished(shared: Shared, member: Member, number: int, queries: Tensor,
 
 def train_module(shared: Shared, member: Member, progress: Progress = silent) -> torch.nn.Module:
     """The trained module of one member, in evaluation mode."""
-    learner = member.learner(shared.learner)
+    learner = replace(member.learner(shared.learner), sampler=member.sampler(shared.learner, shared.data.rows))
     data = shared.data.train_on(
         None if member.rows is None else torch.as_tensor(member.rows), member.target, member.weight
     )
     if not has_epochs(learner.model):
         return fit_at_once(learner, shared.encoder, shared.task, data)
-    return train(build(learner, shared.encoder, shared.task), shared.task, data, learner, progress=progress).module
+    task = with_loss(shared.task, learner)
+    if learner.deletable is not None:
+        return train_sharded(learner, build(learner, shared.encoder, task), task, data, progress=progress).module
+    return train(build(learner, shared.encoder, task), task, data, learner, progress=progress).module
 
 
 PLAIN = Member()

@@ -67,7 +67,7 @@ def share(learner: Learner | Run, corpus: Corpus | None = None, *, progress: Pro
         data = encode(corpus, encoder, task, scratch=where, progress=progress)
         return _owning(Shared(resolved, task, encoder, data), where)
     run = learner
-    if run.encoder is None:
+    if run.encoder is None or run.manifest.get("watched"):
         raise EvidenceError(
             f"The run {run.path} recorded a loop of your own, which cannot be trained again from here.",
             "Use imprint.fit, or methods that need no further training.",

@@ -90,8 +90,8 @@ class Solved:
 
 
 def solvable(shared: Shared) -> bool:
-    """Whether the shared learner's model is a head that is solved at once."""
-    return solver_of(shared.learner.model) is not None
+    """Whether the shared learner's model is a head that many members are solved for together."""
+    return solver_of(shared.learner.model) in ("ridge", "logistic")
 
 
 def run_solved(

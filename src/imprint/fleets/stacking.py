@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from imprint.models.modules import Normalise, Residual, Wrapped
+from imprint.models.transformer import Block, Transformer
 
 # Gives a mask of ones (with this probability) and zeros of a shape [member, example, ...]: what dropout keeps.
 Draw = Callable[[torch.Size, float], Tensor]
@@ -173,6 +174,11 @@ def _residual(stack: Stack, module: Residual, x: Tensor) -> Tensor:
     return F.relu(stack._apply(module.body, x) + stack._apply(module.shortcut, x))
 
 
+def _transformer(stack: Stack, module: Transformer, x: Tensor) -> Tensor:
+    """The module's own lines, with the layers of all members."""
+    return module(x, stack._apply)
+
+
 def _linear(stack: Stack, module: nn.Linear, x: Tensor) -> Tensor:
     weight, bias = stack.linear_weight(module), stack.of(module.bias)
     flat = x.flatten(1, -2) if x.dim() > 3 else x
@@ -256,7 +262,7 @@ def _embedding(stack: Stack, module: nn.Embedding, x: Tensor) -> Tensor:
     return F.embedding(x + begin, weight.flatten(0, 1))
 
 
-CONTAINERS = (nn.Sequential, Wrapped, Residual)
+CONTAINERS = (nn.Sequential, nn.ModuleList, Wrapped, Residual, Transformer, Block)
 ELEMENTWISE = (
     nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.ReLU6, nn.Hardtanh,
     nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.LogSigmoid, nn.Softsign, nn.Identity,
@@ -269,6 +275,7 @@ RULES: dict[type[nn.Module], Callable[[Stack, nn.Module, Tensor], Tensor]] = {
     nn.Sequential: _sequential,
     Wrapped: _sequential,
     Residual: _residual,  # type: ignore[dict-item]
+    Transformer: _transformer,  # type: ignore[dict-item]
     nn.Linear: _linear,  # type: ignore[dict-item]
     nn.Flatten: _flatten,  # type: ignore[dict-item]
     nn.Dropout: _dropout,  # type: ignore[dict-item]

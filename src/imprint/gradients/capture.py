@@ -34,18 +34,29 @@ class Capture:
         of: What is differentiated: "loss" (nats, one per example), "margin" (`log p/(1-p)` of the target), or a function of outputs and
             target that gives one number per example.
         layers: Shell patterns of the names of the layers to keep; None for all with parameters that require gradients.
+        note: Told in a sentence which layers take the general path, if any do; None warns of it.
 
     Raises:
-        EvidenceError: The model's batch normalisation is in training mode and mixes examples.
+        EvidenceError: The model's batch normalisation is in training mode and mixes examples, or the loss is one of whole batches.
     """
 
     def __init__(
-        self, module: nn.Module, task: Task, *, of: Of = "loss", layers: Sequence[str] | str | None = None
+        self,
+        module: nn.Module,
+        task: Task,
+        *,
+        of: Of = "loss",
+        layers: Sequence[str] | str | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         if isinstance(of, str) and of not in ("loss", "margin"):
             raise EvidenceError(f"No gradient of '{of}'.", nearest(of, ["loss", "margin"]))
+        if of == "loss" and not getattr(getattr(task, "criterion", None), "by_example", True):
+            raise EvidenceError(
+                "The run was trained with a loss of whole batches, which no example has by itself.", "Use of='margin'."
+            )
         _refuse_batch_statistics(module)
-        self.module, self.task, self.of = module, task, of
+        self.module, self.task, self.of, self.note = module, task, of, note
         self.patterns = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
         self._losses = Losses(module, self._value)
         self._plan: Plan | None = None
@@ -88,10 +99,11 @@ class Capture:
                 self._plan = planned(self.module, self._losses, inputs, target, self.patterns)
             if self._plan.general:
                 names = ", ".join(layer.name or type(self.module).__name__ for layer in self._plan.general)
-                warnings.warn(
-                    f"No rule reads the gradients of {names}: they take a pass of their own through torch.func.",
-                    stacklevel=3,
-                )
+                said = f"No rule reads the gradients of {names}: they take a pass of their own through torch.func."
+                if self.note is None:
+                    warnings.warn(said, stacklevel=3)
+                else:
+                    self.note(said)
         return self._plan
 
     def _value(self, module: nn.Module, inputs: Tensor, target: Tensor) -> Float[Tensor, " example"]:
@@ -99,7 +111,7 @@ class Capture:
         outputs = self.task.outputs(module, batch)
         if callable(self.of):
             return self.of(outputs, target)
-        return self.task.loss(outputs, batch) if self.of == "loss" else log_odds(self.task, outputs, batch)
+        return self.task.objective(outputs, batch) if self.of == "loss" else log_odds(self.task, outputs, batch)
 
     def _read(
         self, layer: Layer, plan: Plan, calls: dict[str, list[Call]], arriving: dict[int, Tensor | None], examples: int

@@ -8,12 +8,14 @@ weights that it was fitted to: for other weights it is fitted again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from imprint.engine import LOCAL, Engine
 from imprint.errors import EvidenceError, nearest
 from imprint.fitting import Progress, derive, silent
 from imprint.gradients.curvature import Curvature
@@ -69,8 +71,13 @@ def load(path: Path) -> Curvature:
         raise EvidenceError(f"{path} is missing or damaged: {error}.", "Delete it; it is fitted again.") from error
 
 
-def collect(run: Run, need: Need, progress: Progress = silent) -> None:
-    """Fit what a need asks for to the run's training examples."""
+def collect(run: Run, needs: Sequence[Need], progress: Progress = silent, engine: Engine = LOCAL) -> None:
+    """Fit what needs ask for to the run's training examples, in this process whatever the engine: sums keep their order."""
+    for need in needs:
+        _collect(run, need, progress)
+
+
+def _collect(run: Run, need: Need, progress: Progress) -> None:
     assert isinstance(need, CurvatureNeed)
     examples = examples_of(run, run.rows("train"), need.checkpoint)
     progress("curvature", 0, len(examples))

@@ -4,15 +4,18 @@
     gradient-norms-CHECKPOINT.lance                   row, norm
 
 Gradients shrink by orders of magnitude as a model learns its examples, below what float16 can hold, so each is kept relative to its own
-largest number (`scale`); `value` is the loss or margin that was differentiated. Blocks are appended to a table that is not yet visible;
-a pass that was interrupted goes on behind the last of them.
+largest number (`scale`); `value` is the loss or margin that was differentiated. All that is
+lacking of a checkpoint is taken in one pass. Blocks are appended to tables that are not yet visible; a pass that was interrupted goes on
+behind the last of them, here or on a cluster, whichever began it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +24,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
+from imprint.engine import LOCAL, Engine
+from imprint.engine.connection import held
+from imprint.engine.ordered import AHEAD_BYTES
 from imprint.errors import EvidenceError, nearest
 from imprint.fitting import Progress, silent
 from imprint.gradients.examples import Examples, check_differentiable, examples_of, kept_checkpoints
-from imprint.gradients.layer import LayerGradient
-from imprint.gradients.products import squared_norms
+from imprint.gradients.moments import moments_of
 from imprint.gradients.projections import KINDS, Projection
+from imprint.gradients.sharded import Columns, NormRows, ProjectedRows, Rows, Wanted, blocks
 from imprint.recording import tables
 from imprint.recording.collect import COLLECTORS, SOURCES, Source
 from imprint.recording.evidence import RowsReader
@@ -41,87 +46,111 @@ from imprint.recording.needs import (
     LayerGradients,
     LearningRates,
     Need,
+    SecondMoments,
 )
 
 if TYPE_CHECKING:
     from imprint.recording import Run
 
-# Bytes that are appended to a table at a time, at least: fragments are then few, and little is lost with an interrupted pass.
+# A table is appended to when this much waits, or this long after the last time: an interruption loses no more.
 CHUNK_BYTES = 2**25
+CHUNK_SECONDS = 60.0
 SEED = 0
 ALL = "kept"
 EARLY = "early"
 # Of the epochs, as `el2n` reads them.
 EARLY_SHARE = 0.2
 
-Columns = dict[str, Tensor]
+
+def collect_gradients(run: Run, needs: Sequence[Need], progress: Progress = silent, engine: Engine = LOCAL) -> None:
+    """Project the gradients, and take their norms, of every row of the corpus, at each checkpoint that the needs name.
+
+    Needs of one checkpoint that differentiate the same share a pass, in which each block of examples is captured once.
+
+    Args:
+        run: The run.
+        needs: `Gradients` and `GradientNorms`.
+        progress: Told the examples done.
+        engine: Where gradients are taken.
+    """
+    passes: dict[tuple[str, str], dict[Path, Need]] = {}
+    for need in needs:
+        for checkpoint, _ in _checkpoints(run, _named(need)):
+            if not _is_there(run, need, checkpoint):
+                of = need.of if isinstance(need, Gradients) else "loss"
+                passes.setdefault((checkpoint, of), {})[_path(run, need, checkpoint)] = need
+    with ExitStack() as connection:
+        for number, ((checkpoint, of), wanted) in enumerate(passes.items()):
+            examples = examples_of(run, run.rows(None), checkpoint, of)
+            state = {**_state(run, checkpoint), "block": str(examples.size)}
+            growing = [Growing(path, *_rows(need, examples), state) for path, need in wanted.items()]
+            if len(passes) > 1 and not number:
+                weights = sum(one.nbytes for one in examples.capture.module.parameters())
+                connection.enter_context(held(engine, AHEAD_BYTES + 2 * weights))
+            fill(growing, examples, progress, engine)
 
 
-def collect_gradients(run: Run, need: Need, progress: Progress = silent) -> None:
-    """Project the gradients of every row of the corpus, at each checkpoint that the need names."""
-    assert isinstance(need, Gradients)
-    for checkpoint, _ in _checkpoints(run, need.checkpoint):
-        examples = examples_of(run, run.rows(None), checkpoint, need.of)
-        projection = Projection.of(examples.capture.module, need.size, SEED, need.projection)  # type: ignore[arg-type]
-        projection.project(examples.probe)
-        blocks = {name: [one.start, one.stop] for name, one in projection.blocks.items()}
-
-        def columns(values: Tensor, layers: list[LayerGradient], projection: Projection = projection) -> Columns:
-            projected = projection.project(layers).float().cpu()
-            scale = projected.abs().amax(1)
-            kept = projected / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-            return {"gradient": kept.half(), "scale": scale, "value": values.float().cpu()}
-
-        _write(run, need, examples, columns, {"blocks": json.dumps(blocks)}, progress)
+def fill(growing: Sequence[Growing], examples: Examples, progress: Progress = silent, engine: Engine = LOCAL) -> None:
+    """Append to each table what it lacks, in one pass; each becomes visible when all of it is there."""
+    wanted = [Wanted(one.rows, one.done) for one in growing]
+    with closing(blocks(examples, wanted, engine)) as found:
+        for some, columns in found:
+            for one, own in zip(growing, columns, strict=True):
+                if own is not None:
+                    one.add(some, own, len(examples))
+            progress("gradients", some.stop, len(examples))
+    for one in growing:
+        one.finish()
 
 
-def collect_norms(run: Run, need: Need, progress: Progress = silent) -> None:
-    """The norm of the gradient of the loss of every row of the corpus."""
-    assert isinstance(need, GradientNorms)
-    for checkpoint, _ in _checkpoints(run, need.checkpoint):
-        examples = examples_of(run, run.rows(None), checkpoint)
+class Growing:
+    """A table that is filled block by block, and not yet visible; one that was begun earlier goes on.
 
-        def columns(values: Tensor, layers: list[LayerGradient]) -> Columns:
-            return {"norm": squared_norms(layers).clamp(min=0).sqrt().float().cpu()}
+    Args:
+        path: Where it will be.
+        rows: What it has of each example.
+        about: What readers must know.
+        state: What it is made of and how: a table that was begun otherwise is begun again.
+    """
 
-        _write(run, need, examples, columns, {}, progress)
+    def __init__(self, path: Path, rows: Rows, about: dict[str, str], state: dict[str, str]) -> None:
+        self.path, self.rows, self.described = path, rows, {**state, **about}
+        self.partial = path.with_name(f".{path.name}.partial")
+        self.waiting: list[pa.Table] = []
+        self.done, self.written = 0, time.monotonic()
+        if tables.exists(self.partial):
+            begun = tables.open_table(self.partial)
+            if _metadata(begun) == self.described:
+                self.done = begun.count_rows()
+            else:
+                remove(self.partial)
 
-
-def _write(
-    run: Run,
-    need: Need,
-    examples: Examples,
-    columns: Callable[[Tensor, list[LayerGradient]], Columns],
-    about: dict[str, str],
-    progress: Progress,
-) -> None:
-    """Append what `columns` gives of each block; visible when all of them are there."""
-    final = _path(run, need, examples.checkpoint)
-    described = {**_state(run, examples.checkpoint), **about}
-    partial = final.with_name(f".{final.name}.partial")
-    done = 0
-    if tables.exists(partial):
-        table = tables.open_table(partial)
-        if _metadata(table) == described:
-            done = table.count_rows()
-        else:
-            remove(partial)
-    waiting: list[pa.Table] = []
-    total, schema = len(examples), None
-    while done < total:
-        some = slice(done, min(done + examples.size, total))
-        values = columns(*examples.with_values(some))
+    def add(self, some: slice, columns: Columns, total: int) -> None:
+        """Take a block; blocks that wait are appended when there are enough of them, or for long enough, or no more to come."""
         arrays = {"row": pa.array(np.arange(some.start, some.stop, dtype=np.int64))}
-        arrays |= {name: tables.fixed(value.contiguous()) for name, value in values.items()}
-        schema = schema or pa.schema([(name, one.type) for name, one in arrays.items()], metadata=described)
-        waiting.append(pa.table(list(arrays.values()), schema=schema))
-        done = some.stop
-        if done == total or sum(one.nbytes for one in waiting) >= CHUNK_BYTES:
-            tables.append(partial, pa.concat_tables(waiting))
-            waiting = []
-        progress("gradients", done, total)
-    remove(final)
-    partial.replace(final)
+        arrays |= {name: tables.fixed(values) for name, values in columns.items()}
+        schema = pa.schema([(name, one.type) for name, one in arrays.items()], metadata=self.described)
+        self.waiting.append(pa.table(list(arrays.values()), schema=schema))
+        late = time.monotonic() - self.written > CHUNK_SECONDS
+        if late or some.stop == total or sum(one.nbytes for one in self.waiting) >= CHUNK_BYTES:
+            tables.append(self.partial, pa.concat_tables(self.waiting))
+            self.waiting, self.written = [], time.monotonic()
+
+    def finish(self) -> None:
+        """Make it visible."""
+        remove(self.path)
+        self.partial.replace(self.path)
+
+
+def _rows(need: Need, examples: Examples) -> tuple[Rows, dict[str, str]]:
+    """What the table of a need has of each example, and what readers of it must know."""
+    if isinstance(need, GradientNorms):
+        return NormRows(), {}
+    assert isinstance(need, Gradients)
+    projection = Projection.of(examples.capture.module, need.size, SEED, need.projection)  # type: ignore[arg-type]
+    projection.project(examples.probe)
+    ends = {name: [one.start, one.stop] for name, one in projection.blocks.items()}
+    return ProjectedRows(projection), {"blocks": json.dumps(ends)}
 
 
 def _path(run: Run, need: Need, checkpoint: str) -> Path:
@@ -160,14 +189,12 @@ def _checkpoints(run: Run, checkpoint: str | int) -> list[tuple[str, float]]:
 def _has(run: Run, need: Need) -> bool:
     if isinstance(need, LayerGradients):
         return True  # nothing of it is kept
-    for checkpoint, _ in _checkpoints(run, _named(need)):
-        path = _path(run, need, checkpoint)
-        if not path.exists():
-            return False
-        found = _metadata(tables.open_table(path))
-        if any(found.get(key) != value for key, value in _state(run, checkpoint).items()):
-            return False
-    return True
+    return all(_is_there(run, need, checkpoint) for checkpoint, _ in _checkpoints(run, _named(need)))
+
+
+def _is_there(run: Run, need: Need, checkpoint: str) -> bool:
+    path = _path(run, need, checkpoint)
+    return path.exists() and _state(run, checkpoint).items() <= _metadata(tables.open_table(path)).items()
 
 
 def _check(run: Run, need: Need) -> None:
@@ -183,12 +210,15 @@ def of_rows(run: Run, need: Need, rows: Int[np.ndarray, " example"]) -> Any:
 
     Returns:
         `Gradients`: `[example, size]`. `GradientValues`, `GradientNorms`: `[example]`. Of several checkpoints these are stacked in front.
-        `GradientBlocks`: name -> slice. `LearningRates`: `[checkpoint]`. `LayerGradients`: a tuple of `Examples`, one per checkpoint.
+        `GradientBlocks`: name -> slice. `LearningRates`: `[checkpoint]`. `SecondMoments`: a `Moments`.
+        `LayerGradients`: a tuple of `Examples`, one per checkpoint.
     """
     if isinstance(need, GradientBlocks):
         return _blocks(run, need)
     if isinstance(need, LearningRates):
         return torch.tensor([weight for _, weight in _checkpoints(run, need.checkpoint)])
+    if isinstance(need, SecondMoments):
+        return moments_of(run, need.checkpoint)
     if isinstance(need, LayerGradients):
         return tuple(
             examples_of(run, rows, checkpoint, need.of, weight=weight)
@@ -221,7 +251,6 @@ def _spent(run: Run, need: Need) -> tuple[int, str]:
     return 0, ""
 
 
-COLLECTORS["gradients"] = collect_gradients
-COLLECTORS["gradient_norms"] = collect_norms
+COLLECTORS["gradients"] = COLLECTORS["gradient_norms"] = collect_gradients
 for _kind in ("gradients", "gradient_norms", "layer_gradients"):
     SOURCES[_kind] = Source(_has, _check, _read, _spent)

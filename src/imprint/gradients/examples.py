@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,13 +19,16 @@ from imprint.fitting.data import MEMORY_SHARE
 from imprint.fitting.memory import available_memory
 from imprint.gradients.capture import Capture, Of
 from imprint.gradients.layer import LayerGradient
+from imprint.recording.model import narrow
 
 if TYPE_CHECKING:
     from imprint.recording import Run
     from imprint.recording.model import Model
+    from imprint.recording.needs import Need
 
-# Factors of gradients in memory at a time. What the backward pass holds beside them is of the same order.
-BLOCK_BYTES = 2**27
+# Factors of gradients in memory at a time. What the backward pass holds beside them is of the same order. With twice as many, single
+# tensors are so large that the allocator gives their pages back after each block, and a fifth of the time goes into getting them anew.
+BLOCK_BYTES = 2**26
 MOST = 2048
 
 
@@ -101,7 +105,7 @@ def examples_of(
     model = run.model(checkpoint)
     name = run.checkpoints.named(str(checkpoint)).name
     device = torch.device(model.device)
-    capture = Capture(model.module.to(device), run.task, of=of, layers=layers)
+    capture = Capture(model.module.to(device), run.task, of=of, layers=layers, note=run.note)
     return Examples(reader(run, model, rows), len(rows), capture, device, weight, name)
 
 
@@ -117,6 +121,8 @@ def check_differentiable(run: Run) -> None:
 def reader(run: Run, model: Model, rows: Int[np.ndarray, " example"]) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
     """Reads encoded inputs and targets of rows by their places; from memory if they are there or fit, else encoding them again."""
     target = run.target(None)
+    if run.data is None and run.encoder is None:
+        model.encode(pl.DataFrame())  # says what is missing, before anything is done
     if run.data is None and run.encoder is not None and _fits(run):
         run.data = encode(run.corpus, run.encoder, run.task)
 
@@ -124,15 +130,21 @@ def reader(run: Run, model: Model, rows: Int[np.ndarray, " example"]) -> Callabl
         some = rows[places]
         labels = target[torch.from_numpy(some)]
         if run.data is not None:
-            return run.data.inputs[torch.from_numpy(some)], labels
+            return narrow(model.module, run.data.inputs[torch.from_numpy(some)]), labels
         ascending, place = np.unique(some, return_inverse=True)
-        return model.encode(run.corpus.read(ascending))[torch.from_numpy(place)], labels
+        return narrow(model.module, model.encode(run.corpus.read(ascending))[torch.from_numpy(place)]), labels
 
     return read
 
 
 def _fits(run: Run) -> bool:
     return 4 * len(run.examples) * int(np.prod(run.encoder.shape)) <= MEMORY_SHARE * available_memory()
+
+
+def notes(run: Run, needs: Iterable[Need]) -> tuple[str, ...]:
+    """What to know of the gradients that some needs read; empty where they read none."""
+    kinds = {"gradients", "gradient_norms", "layer_gradients", "curvature"}
+    return run.notes if any(need.kind in kinds for need in needs) else ()
 
 
 def kept_checkpoints(run: Run) -> list[tuple[str, float]]:
@@ -149,7 +161,8 @@ def kept_checkpoints(run: Run) -> list[tuple[str, float]]:
     if not complete or "learning_rate" not in curves.columns or curves["learning_rate"].null_count():
         raise EvidenceError(
             f"The run {run.path} has recorded no learning rates.",
-            "Fit with a torch model that is trained in epochs, or choose gradient-dot, which takes the last checkpoint alone.",
+            "Fit with a torch model that is trained in epochs; tell them to a recorded loop, recorder.epoch(learning_rate=...); or choose "
+            "gradient-dot, which takes the last checkpoint alone.",
         )
     epochs, rates = curves["epoch"].to_numpy(), curves["learning_rate"].to_numpy()
     found, before = [], 0

@@ -106,7 +106,7 @@ def gradients(examples: Examples, fisher: str = "true", seed: int = 0) -> Stream
         def along(outputs: Tensor, signs: Tensor) -> Tensor:
             return (outputs * root(task, outputs.detach(), signs)).flatten(1).sum(1)
 
-        capture = Capture(capture.module, task, of=along, layers=capture.patterns)
+        capture = Capture(capture.module, task, of=along, layers=capture.patterns, note=capture.note)
     kept: list[list[LayerGradient]] | None = None
 
     def stream() -> Iterator[list[LayerGradient]]:

@@ -1,7 +1,7 @@
 """Checkpoints: weights that any tool can read, and beside them what a training needs in order to go on exactly.
 
     epoch-0007.safetensors          state dict of the model (the averaged one if the learner asks for an average)
-    epoch-0007.state.safetensors    optimizer, random states, unfinished epoch; only of the two newest checkpoints
+    epoch-0007.state.safetensors    optimizer, random states, sampler's memory, unfinished epoch; only of the two newest checkpoints
     epoch-0007.json                 scalars, and size and digest of the files above; written last: without it, no checkpoint
 
 Within a long epoch a checkpoint is called `epoch-0007-step-00001234` and lives until two newer ones are there. Of the complete
@@ -185,6 +185,7 @@ class Checkpoints:
         device = next(state.module.parameters()).device
         if device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+        tensors |= {f"sampler/{key}": value for key, value in state.feedback.state().items()}
         if unfinished:
             tensors["epoch/indices"] = state.indices
             tensors["epoch/losses"] = torch.stack(state.losses)
@@ -288,6 +289,8 @@ class Checkpoints:
         state.scaler.load_state_dict(description["scaler"])
         state.epoch, state.step, state.place = checkpoint.epoch, checkpoint.step, int(description["place"])
         state.seconds, state.learning_rate = float(description["seconds"]), float(description["learning_rate"])
+        kept = {key.removeprefix("sampler/"): value for key, value in tensors.items() if key.startswith("sampler/")}
+        state.feedback.restore(kept, next(state.module.parameters()).device)
         if state.place:
             state.indices = tensors["epoch/indices"]
             state.weights = tensors.get("epoch/weights")

@@ -6,7 +6,7 @@ What takes trainings of its own is collected by a later part of the system, whic
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from imprint.engine import LOCAL, Engine
 from imprint.errors import EvidenceError
 from imprint.fitting import Progress, silent
 from imprint.recording import tables
@@ -46,8 +47,10 @@ class Source:
     spent: Callable[[Run, Need], tuple[int, str]]
 
 
+# Collects all that is missing of the kinds that it is registered for, where the engine says.
+Collector = Callable[["Run", Sequence[Need], Progress, Engine], None]
 # kind -> what collects it, and where that is registered: a later part of the system, which this one does not know.
-COLLECTORS: dict[str, Callable[[Run, Need, Progress], None]] = {}
+COLLECTORS: dict[str, Collector] = {}
 SOURCES: dict[str, Source] = {}
 REGISTERED_BY = {
     "out_of_fold": "imprint.fleets",
@@ -93,8 +96,14 @@ def missing(run: Run, needs: Iterable[Need]) -> list[Need]:
     return list(found.values())
 
 
-def collect(run: Run, needs: Iterable[Need], progress: Progress = silent) -> None:
+def collect(run: Run, needs: Iterable[Need], progress: Progress = silent, engine: Engine = LOCAL) -> None:
     """Collect what these needs lack.
+
+    Args:
+        run: The run.
+        needs: What is asked for.
+        progress: Told what is done.
+        engine: Where what takes long is done: trainings of fleets, and gradients. The rest is done here.
 
     Raises:
         EvidenceError: Something can only be recorded while training, or the data do not allow it.
@@ -111,9 +120,7 @@ def collect(run: Run, needs: Iterable[Need], progress: Progress = silent) -> Non
         return
     for need in wanted:
         if need.kind in RECORDED:
-            raise EvidenceError(
-                _unrecorded(run, str(need.kind)), "Fit with a torch model (model='auto') and record='auto'."
-            )
+            raise EvidenceError(_unrecorded(run, str(need.kind)), _recordable(run))
         if need.kind in REGISTERED_BY:
             importlib.import_module(REGISTERED_BY[need.kind])
         if need.kind not in FORWARD and need.kind not in COLLECTORS:
@@ -125,16 +132,34 @@ def collect(run: Run, needs: Iterable[Need], progress: Progress = silent) -> Non
         forward = [str(need.kind) for need in wanted if need.kind in FORWARD]
         if forward:
             _forward(run, forward, progress)
+        shared: dict[Collector, list[Need]] = {}
         for need in wanted:
             if need.kind in COLLECTORS:
-                COLLECTORS[need.kind](run, need, progress)
+                shared.setdefault(COLLECTORS[need.kind], []).append(need)
+        for one, some in shared.items():
+            one(run, some, progress, engine)
 
 
 def _unrecorded(run: Run, kind: str) -> str:
+    if run.manifest.get("deletable"):
+        return (
+            f"The run {run.path} was trained in shards, each with stages of its own: there is no '{kind}' of the whole."
+        )
     at_once = run.manifest.get("estimator") or run.manifest.get("solved")
     if at_once:
         return f"The run {run.path} trained a {at_once}, which has no epochs: there is no '{kind}'."
+    if run.manifest.get("forgot"):
+        return f"The run {run.path} forgot by '{run.manifest['forgot']['method']}', with no training of its own: no '{kind}'."
     return f"The run {run.path} recorded no '{kind}'."
+
+
+def _recordable(run: Run) -> str:
+    """How to come by evidence that only a training can record."""
+    if run.manifest.get("deletable"):
+        return "Choose what takes a pass over the examples, such as score('gradient-norm'), or fit without deletable=."
+    if run.manifest.get("forgot"):
+        return "Choose what takes a pass over the examples, such as score('gradient-norm'), or forget with method='retrain'."
+    return "Fit with a torch model (model='auto') and record='auto'."
 
 
 def _forward(run: Run, kinds: list[str], progress: Progress) -> None:

@@ -6,12 +6,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imprint.errors import ResourceError, RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a full disk, a spent quota and a file-size limit say.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,6 +59,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name atomically, as safetensors."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, temporary)
 
 
 def read_json(path: Path) -> Any:

@@ -22,13 +22,16 @@ from torch import Tensor
 from imprint import tasks
 from imprint.errors import ImprintError, LearnerError, RunError
 from imprint.fitting import Data, Learner, Progress, encode, reporter, train
-from imprint.fitting.build import build, encoder_for, fit_at_once, fit_estimator, fit_task
+from imprint.fitting.build import build, encoder_for, fit_estimator, fit_task
 from imprint.fitting.data import training_rows
+from imprint.fitting.heads import solved
+from imprint.fitting.learner import shown
+from imprint.fitting.sharded import train_sharded
 from imprint.models import Estimator, is_estimator, load_encoder, solver_of
 from imprint.recording import tables
 from imprint.recording.checkpoints import KEPT, SECONDS, Checkpoints
 from imprint.recording.curves import Curves
-from imprint.recording.files import read_json, remove, replacing, room, write_json
+from imprint.recording.files import read_json, remove, replacing, room, save_tensors, write_json
 from imprint.recording.lock import writing
 from imprint.recording.recorder import Recorder
 from imprint.recording.run import FORMAT, Run
@@ -38,9 +41,22 @@ if TYPE_CHECKING:
 
 PACKAGES = ("imprint", "torch", "numpy", "polars", "pylance", "pyarrow", "scikit-learn", "skrub")
 # What a run holds besides its lock; `resume=False` starts over from none of it.
-CONTENTS = ("manifest.json", "examples.lance", "encoder", "checkpoints", "evidence", "fleets", "answers", "scratch")
+CONTENTS = (
+    "manifest.json",
+    "examples.lance",
+    "encoder",
+    "checkpoints",
+    "evidence",
+    "fleets",
+    "answers",
+    "scratch",
+    "shards",
+    "request.json",
+)
 # Evidence of the final model: stale once the training goes on, as its fleets are.
 FINAL = ("outputs", "features", "out_of_fold")
+# The moments that a ridge head was solved from, kept up to this many features (32 MB in float64).
+MOMENTS, WIDEST_MOMENTS = "moments.safetensors", 2048
 # Rows of `examples.lance` that are put together at a time.
 CHUNK = 2**19
 
@@ -126,6 +142,8 @@ def _fit(learner: Learner, corpus: Corpus, path: Path, progress: Progress, secon
     remove(path / "fleets")
     if is_estimator(learner.model):
         _fit_estimator(learner, task, data, path)
+    elif learner.deletable is not None:
+        _train_sharded(learner, encoder, task, data, path, progress)
     elif solver_of(learner.model):
         _solve(learner, encoder, task, data, path)
     else:
@@ -182,11 +200,29 @@ def _train(
     )
 
 
+def _train_sharded(
+    learner: Learner, encoder: Any, task: tasks.Task, data: Data, path: Path, progress: Progress
+) -> None:
+    """Modules of shards, whose stages are kept in `shards/`; the whole has no epochs."""
+    began = time.perf_counter()
+    module = build(learner, encoder, task)
+    done = train_sharded(learner, module, task, data, folder=path / "shards", progress=progress)
+    seconds = time.perf_counter() - began
+    curves = Curves(path / "evidence" / "curves.json", task, data, None, learner.device)
+    curves.once(done.module, seconds)
+    Checkpoints(path / "checkpoints", score=curves.headline).save_weights(
+        done.module, epoch=1, step=max(1, done.steps), seconds=seconds
+    )
+    update_manifest(path, deletable=learner.deletable, module=_described(module, task, data))
+
+
 def _solve(learner: Learner, encoder: Any, task: tasks.Task, data: Data, path: Path) -> None:
     """A head that is solved at once: one checkpoint and one row of curves, and nothing that has epochs."""
     began = time.perf_counter()
-    module = fit_at_once(learner, encoder, task, data)
+    module, summed = solved(learner, build(learner, encoder, task), task, data)
     seconds = time.perf_counter() - began
+    if summed is not None and len(summed.origin) <= WIDEST_MOMENTS:  # what `forget` takes examples away from
+        save_tensors(path / "evidence" / MOMENTS, summed.tensors())
     curves = Curves(path / "evidence" / "curves.json", task, data, None, learner.device)
     curves.once(module, seconds)
     Checkpoints(path / "checkpoints", score=curves.headline).save_weights(module, epoch=1, step=1, seconds=seconds)
@@ -305,12 +341,14 @@ def _check_same(path: Path, learner: Learner, corpus: Corpus) -> None:
             f"{path} holds a run on the corpus {there}, and this one is {corpus.fingerprint}.",
             "Choose another folder, or use resume=False to replace the run.",
         )
-    ours, theirs = learner.spec(), manifest["learner"]
+    ours = learner.spec()
+    # A run of before there were losses to choose from has the task's own, which has a name and no numbers.
+    theirs = {"loss": ours["loss"] if isinstance(ours["loss"], str) else "auto", **manifest["learner"]}
     different = [name for name in ours if name not in ("device",) and ours[name] != theirs.get(name)]
     if different:
-        shown = ", ".join(f"{name}={theirs.get(name)!r} there, {ours[name]!r} here" for name in different)
+        said = ", ".join(f"{name}={shown(theirs.get(name))} there, {shown(ours[name])} here" for name in different)
         raise RunError(
-            f"{path} holds a run of another learner: {shown}.",
+            f"{path} holds a run of another learner: {said}.",
             "Choose another folder, or use resume=False to replace the run.",
         )
 

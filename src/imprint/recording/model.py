@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from imprint.errors import EvidenceError
@@ -21,6 +21,43 @@ if TYPE_CHECKING:
 
 # Rows encoded at a time.
 SIZE = 8192
+
+
+class Reordered(nn.Module):
+    """A user's module whose outputs are put into the order of the task's classes.
+
+    Args:
+        module: The user's.
+        order: For each class of the task its place among the module's outputs.
+
+    >>> Reordered(nn.Identity(), torch.tensor([2, 0, 1]))(torch.tensor([[5.0, 6.0, 7.0]]))
+    tensor([[7., 5., 6.]])
+    """
+
+    order: Tensor
+
+    def __init__(self, module: nn.Module, order: Int[Tensor, " class"]) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, inputs: Tensor) -> Float[Tensor, "example class"]:
+        """Outputs in the task's order."""
+        return self.module(inputs).index_select(1, self.order)
+
+    def features(self, inputs: Tensor) -> Float[Tensor, "example feature"]:
+        """The module's own."""
+        return features(self.module, inputs)
+
+    def narrow(self, inputs: Tensor) -> Tensor:
+        """Inputs less what is padding in all of them."""
+        return narrow(self.module, inputs)
+
+
+def narrow(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Inputs less what is padding in all of them, of a module that knows what is (it has a method `narrow`); else as they are."""
+    own = getattr(module, "narrow", None)
+    return own(inputs) if callable(own) else inputs
 
 
 @dataclass(frozen=True)
@@ -57,8 +94,9 @@ class Model:
         """Encoded inputs of raw rows."""
         if self.encoder is None:
             raise EvidenceError(
-                "This run has no encoder: it recorded a loop of your own.",
-                "Give imprint.watch an encoder, or record outputs with recorder.outputs(ids, logits).",
+                "This run has no encoder: it recorded a loop of your own, and how a row becomes an input of the module is not known.",
+                "Give the inputs: imprint.load(path, corpus, model=module, inputs=...) with a tensor [row, ...] or a function of rows, "
+                "or imprint.watch(..., inputs=...) or encoder=. Outputs alone can be recorded with recorder.outputs(ids, logits).",
             )
         return self.encoder.encode(frame)
 

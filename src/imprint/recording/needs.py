@@ -323,6 +323,13 @@ class LearningRates(LayerGradients):
 
 
 @dataclass(frozen=True)
+class SecondMoments(LayerGradients):
+    """Adam's running means of squared gradients at the last checkpoint, by layer: an `imprint.gradients.moments.Moments`."""
+
+    field: str = "moments"
+
+
+@dataclass(frozen=True)
 class Curvature(Need):
     """The curvature of the training loss at a checkpoint, layer by layer: an `imprint.gradients.curvature.Curvature`.
 

@@ -5,9 +5,12 @@ Readers need no lock and hold nothing in memory but what they were asked for. Mi
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +21,21 @@ import torch
 from torch import Tensor
 
 from imprint import tasks
-from imprint.errors import EvidenceError, RunError, nearest
+from imprint.engine import LOCAL, Engine, engine_of
+from imprint.errors import EvidenceError, ImprintError, RunError, nearest
 from imprint.fitting import Data, Learner, Progress, Sampler, reporter
 from imprint.fitting.build import build, require_code
+from imprint.fitting.losses import loss_from
 from imprint.models import Estimator, load_encoder
 from imprint.recording import answers, tables
 from imprint.recording.checkpoints import Checkpoints
 from imprint.recording.collect import collect, missing, source
 from imprint.recording.evidence import DynamicsReader, OrderReader, RowsReader, derive_field
-from imprint.recording.files import read_json
+from imprint.recording.files import read_json, write_json
 from imprint.recording.held_out import held_out
+from imprint.recording.inputs import Inputs, given_data
 from imprint.recording.lock import held, writing
-from imprint.recording.model import Model
+from imprint.recording.model import Model, Reordered
 from imprint.recording.needs import (
     HELD_OUT,
     Classes,
@@ -82,6 +88,7 @@ class Run:
         self._corpus = corpus
         self._learner = learner
         self.data = data
+        self._noted: list[str] = []
         if corpus is not None and corpus.fingerprint != self.fingerprint:
             raise RunError(
                 f"The run {path} was trained on the corpus {self.fingerprint}, and this one is {corpus.fingerprint}.",
@@ -117,7 +124,8 @@ class Run:
     @cached_property
     def task(self) -> tasks.Task:
         """The fitted task."""
-        return tasks.from_spec(self.manifest["task"])
+        loss = self.manifest["learner"].get("loss", "auto")  # older runs name none
+        return replace(tasks.from_spec(self.manifest["task"]), criterion=loss_from(loss))
 
     @cached_property
     def learner(self) -> Learner:
@@ -195,6 +203,8 @@ class Run:
             return Model(Estimator.load(self.path / "checkpoints"), encoder, self.task)
         module = self._module(encoder)
         module.load_state_dict(self.checkpoints.named(str(checkpoint)).weights())
+        if order := self.manifest.get("order"):
+            module = Reordered(module, torch.tensor(order))
         return Model(module.eval(), encoder, self.task, self.learner.device if torch.cuda.is_available() else "cpu")
 
     def _module(self, encoder: Any) -> torch.nn.Module:
@@ -225,10 +235,18 @@ class Run:
         """Which of these needs would have to be collected."""
         return missing(self, needs)
 
-    def collect(self, needs: Iterable[Need], progress: Progress | bool | None = False) -> None:
-        """Collect what these needs lack, in one shared pass."""
+    def collect(
+        self, needs: Iterable[Need], progress: Progress | bool | None = False, engine: str | Engine = LOCAL
+    ) -> None:
+        """Collect what these needs lack, in one shared pass.
+
+        Args:
+            needs: What is asked for.
+            progress: Told what is done; None shows a bar if standard error is a terminal, False nothing.
+            engine: Where gradients are taken and fleets are trained: "local", "ray", or an `imprint.engine.Engine` with an address.
+        """
         with reporter(progress) as report:  # type: ignore[arg-type]
-            collect(self, needs, report)
+            collect(self, needs, report, engine_of(engine))
 
     def evidence(self, kind: str) -> Any:
         """The reader of one kind of evidence; it is collected if it is missing.
@@ -346,21 +364,66 @@ class Run:
             return answers.save(self.path / "answers", answer, name)
 
     def release(self) -> None:
-        """Let go of encoded inputs that the fit still holds; they are encoded again when needed."""
-        self.data = None
+        """Let go of encoded inputs that the fit still holds; they are encoded again when needed. Inputs that a user gave stay."""
+        if self.encoder is not None:
+            self.data = None
+
+    def give_inputs(self, inputs: Inputs) -> None:
+        """Say what the module of a watched run is called with.
+
+        Args:
+            inputs: Of every row of the corpus, in its order `[row, ...]`; or a function of rows (an integer array) that returns theirs.
+
+        Raises:
+            RunError: The run encodes its inputs itself.
+            EvidenceError: There is not one input per row.
+        """
+        if self.encoder is not None:
+            raise RunError(
+                f"The run {self.path} has an encoder, which makes the inputs from the corpus.", "Leave out inputs=."
+            )
+        self.data = given_data(inputs, self._targets, self.rows())
+
+    # ------------------------------------------------------------------------------------------------------------------- notes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found out about the model while evidence was taken of it, such as layers that have no rule."""
+        path = self.path / "evidence" / "notes.json"
+        kept = read_json(path) if path.exists() else []
+        return tuple(dict.fromkeys([*kept, *self._noted]))
+
+    def note(self, text: str) -> None:
+        """Keep a note, and warn of it the first time that it is made."""
+        if text in self.notes:
+            return
+        self._noted.append(text)
+        with contextlib.suppress(OSError, ImprintError):  # a run that cannot be written can be asked all the same
+            write_json(self.path / "evidence" / "notes.json", list(self.notes))
+        warnings.warn(text, stacklevel=2)
 
 
-def load(path: str | Path, corpus: Corpus | None = None, model: Any = None, sampler: Sampler | None = None) -> Run:
+def load(
+    path: str | Path,
+    corpus: Corpus | None = None,
+    model: Any = None,
+    sampler: Sampler | None = None,
+    *,
+    inputs: Inputs | None = None,
+) -> Run:
     """Open a run. Nothing in its folder is executed.
 
     Args:
         path: Its folder.
         corpus: The corpus version that it was trained on; None looks where the manifest says.
-        model: The user's own model factory or class, if it was trained with one.
+        model: The user's own model factory or class, if it was trained with one; of a watched run, its module.
         sampler: The user's own sampler, if it was trained with one and is to be trained again (folds).
+        inputs: What the module of a watched run without an encoder is called with: a tensor with one input per row of the corpus, or a
+            function of rows; see `imprint.watch`.
 
     Raises:
-        RunError: The folder is no run, is damaged, or is of another corpus.
+        RunError: The folder is no run, is damaged, or is of another corpus; or its inputs were given and it encodes them itself.
+        EvidenceError: There is not one input per row.
     """
     path = Path(path)
     if not path.is_dir():
@@ -368,6 +431,8 @@ def load(path: str | Path, corpus: Corpus | None = None, model: Any = None, samp
     run = Run(path, corpus)
     if model is not None or sampler is not None:
         run._learner = Learner.from_spec(run.manifest["learner"], model=model, sampler=sampler)
+    if inputs is not None:
+        run.give_inputs(inputs)
     return run
 
 
@@ -397,6 +462,9 @@ def _find_corpus(run: Run) -> Corpus:
     for folder in places:
         if folder.is_dir():
             corpus = Corpus.load(folder)
+            if about.get("part"):  # a child that forgot some: its corpus is the parent's less those rows
+                left = corpus.ids.filter(~corpus.ids.is_in(run.examples["id"].implode()))
+                corpus = corpus.drop(left)
             if corpus.fingerprint == run.fingerprint:
                 return corpus
     raise RunError(

@@ -35,6 +35,7 @@ from imprint.recording.collect import write_rows
 from imprint.recording.curves import finite
 from imprint.recording.files import replacing, write_json
 from imprint.recording.fit import finish, update_manifest, write_examples, write_manifest
+from imprint.recording.inputs import Inputs, given_data
 from imprint.recording.lock import writing
 from imprint.recording.recorder import Recorder, losses
 from imprint.recording.run import Run, values_of
@@ -60,6 +61,7 @@ class Watch(AbstractContextManager["Watch"]):
         classes: Sequence[Any] | None,
         encoder: Any,
         infer_epochs: bool,
+        inputs: Inputs | None = None,
     ) -> None:
         self.path, self.corpus, self.module, self.encoder, self.infer_epochs = (
             path,
@@ -68,10 +70,15 @@ class Watch(AbstractContextManager["Watch"]):
             encoder,
             infer_epochs,
         )
+        if encoder is not None and inputs is not None:
+            raise LearnerError("There are both encoder= and inputs=.", "Give one of them: either says what goes in.")
         self.task = tasks.fit(task, corpus.target)
         self.rows = torch.from_numpy(np.asarray(training_rows(corpus), dtype=np.int64))
         self.order = self._order(classes)
         self.encoded = self.task.encode(corpus.target)
+        self.inputs = inputs
+        if inputs is not None:
+            given_data(inputs, self.encoded, self.rows.numpy())  # what does not fit is said before the training
         self.recorder = Recorder(path / "evidence", self.task, self.encoded[self.rows])
         self.checkpoints = Checkpoints(path / "checkpoints", epochs=10**4, keep=10**4)
         self.epochs = self.steps = 0
@@ -90,7 +97,7 @@ class Watch(AbstractContextManager["Watch"]):
                 raise RunError(f"{self.path} holds a run already.", "Choose another folder for this one.")
             learner = Learner(model=self.module, task=self.task.name, record="logits")
             write_manifest(self.path, self.corpus, self.task, learner=learner.spec())
-            update_manifest(self.path, watched=True)
+            update_manifest(self.path, watched=True, **({} if self.order is None else {"order": self.order.tolist()}))
             write_examples(self.path, self.corpus, self.encoded)
             if self.encoder is not None:
                 with replacing(self.path / "encoder") as temporary:
@@ -128,7 +135,10 @@ class Watch(AbstractContextManager["Watch"]):
     def run(self) -> Run:
         """The run, once the loop is over."""
         learner = Learner(model=self.module, task=self.task.name, epochs=self.epochs or None, record="logits")
-        return Run(self.path, self.corpus, learner)
+        run = Run(self.path, self.corpus, learner)
+        if self.inputs is not None:
+            run.give_inputs(self.inputs)
+        return run
 
     def batch(self, ids: Ids, outputs: Tensor) -> None:
         """Record what the model said of a training batch.
@@ -149,8 +159,12 @@ class Watch(AbstractContextManager["Watch"]):
         self.steps += 1
         self.recorder.on_batch(self.steps, self.epochs + 1, indices, said, said.new_empty(0))
 
-    def epoch(self) -> None:
-        """Close an epoch: write its evidence and a checkpoint. Without this call, an epoch ends when an example comes again."""
+    def epoch(self, learning_rate: float | None = None) -> None:
+        """Close an epoch: write its evidence and a checkpoint. Without this call, an epoch ends when an example comes again.
+
+        Args:
+            learning_rate: Of its steps, on average; what TracIn weighs the checkpoint with.
+        """
         indices, values = self.recorder.visited()
         if not len(indices):
             return
@@ -162,7 +176,7 @@ class Watch(AbstractContextManager["Watch"]):
                 "epoch": self.epochs,
                 "step": self.steps,
                 "loss": float(losses(self.task, said, target).mean()),
-                "learning_rate": None,
+                "learning_rate": learning_rate,
                 "seconds": round(seconds, 3),
                 "train": finite(self.task.metrics(said, target)),
             }
@@ -263,6 +277,7 @@ def watch(
     task: str = "auto",
     classes: Sequence[Any] | None = None,
     encoder: Any = None,
+    inputs: Inputs | None = None,
     infer_epochs: bool = True,
 ) -> Watch:
     """Record a loop of one's own.
@@ -273,10 +288,13 @@ def watch(
         module: What is trained; its weights are saved after each epoch.
         task: "auto", "classification", "multilabel" or "regression".
         classes: Values of the target in the order of the module's outputs, where that is not their sorted order.
-        encoder: A fitted encoder from raw columns to the module's inputs; with one, outputs and features can be collected later.
+        encoder: A fitted encoder from raw columns to the module's inputs; with one, outputs, features and gradients can be collected
+            later.
+        inputs: In place of an encoder: what the module is called with, a tensor with one input per row of the corpus `[row, ...]`, or a
+            function that takes rows (an integer array) and returns their inputs. It is not saved; `imprint.load` takes it again.
         infer_epochs: Close an epoch when an example comes again. Switch it off for sampling with replacement, and call `epoch()`.
 
     Returns:
         A context manager with `batch(ids, outputs)`, `epoch()`, `outputs(ids, outputs, features)` and, afterwards, `run`.
     """
-    return Watch(Path(path), corpus, module, task, classes, encoder, infer_epochs)
+    return Watch(Path(path), corpus, module, task, classes, encoder, infer_epochs, inputs)

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from imprint.engine.engine import Engine
 from imprint.errors import EvidenceError, MissingExtra, ResourceError
 from imprint.fitting.memory import available_memory
 
@@ -46,7 +47,7 @@ def ray_module() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise MissingExtra("ray", "The executor 'cluster'") from error
+        raise MissingExtra("ray", "Work on a Ray cluster") from error
 
 
 @contextmanager
@@ -78,13 +79,28 @@ def connected(address: str | None, size: int, cpus: int | None = None) -> Iterat
             ray.shutdown()
 
 
+@contextmanager
+def held(engine: Engine, size: int) -> Iterator[None]:
+    """One connection for several pieces of work that would each make their own; nothing where the engine is local.
+
+    Args:
+        engine: Where the work is done.
+        size: As of `connected`.
+    """
+    if engine.remote:
+        with connected(engine.address, size):
+            yield
+    else:
+        yield
+
+
 def _must_be(ray: Any, address: str | None) -> None:
     """Raise if this process is connected to another cluster than the one asked for."""
     current = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", current):
         raise EvidenceError(
             f"This process is connected to the Ray cluster at {current}, not to {address}.",
-            "Call ray.shutdown() first, or use Cluster(), which takes the connection that there is.",
+            "Call ray.shutdown() first, or give no address: then the connection that there is will be used.",
         )
 
 
@@ -94,7 +110,7 @@ def _own(ray: Any, size: int, cpus: int | None) -> Iterator[None]:
     if needed > available_memory():
         raise ResourceError(
             f"The examples take {size / 2**30:.1f} GiB once more in Ray's object store, and {available_memory() / 2**30:.1f} GiB are free.",
-            "Use executor='batched' or 'sequential', which share them without a copy, or a cluster with more memory.",
+            "Do it in this process, which needs no copy (engine 'local', executor 'batched' or 'sequential'), or use a larger cluster.",
         )
     folder = tempfile.gettempdir() if len(tempfile.gettempdir()) <= LONGEST_FOLDER - 20 else "/tmp"
     where = Path(tempfile.mkdtemp(prefix="imprint-ray-", dir=folder))
