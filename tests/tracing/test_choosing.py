@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 import imprint
+from imprint.engine import Engine
 from imprint.errors import EvidenceError, MethodError
 from imprint.methods import Method, lookup
 from imprint.recording import Run
@@ -171,3 +173,28 @@ def test_a_price_grows_with_the_queries() -> None:
     known = {"by pass": Measured(0.5, even, 10.0, 0.0, 0), "by query": Measured(0.5, even, 0.0, 1.0, 0)}
     assert best(known, queries=5, budget=100) == "by query"
     assert best(known, queries=20, budget=100) == "by pass"
+
+
+def test_what_is_measured_is_collected_by_the_engine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judges and what methods read, over one connection."""
+    asked: list[object] = []
+    original = choosing.gather
+    there = Engine("ray")
+    truth, one = judges.held_out(run, 16, progress=False), method("planted", planted(run))
+
+    @contextmanager
+    def held(engine: Engine, size: int) -> Iterator[None]:
+        asked.append(("begin", engine, size >= 4 * len(run.examples)))
+        yield
+        asked.append("end")
+
+    def gather(run: Run, needs: object, rows: object, told: object, engine: Engine) -> object:
+        asked.append(engine)
+        return original(run, needs, rows, told)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choosing, "held", held)
+    monkeypatch.setattr(choosing, "gather", gather)
+    monkeypatch.setattr(judges, "held_out", lambda *_, engine, **more: asked.append(engine) or truth)
+    monkeypatch.setattr(choosing, "candidates", lambda *_: [one])
+    assert choose(run, 5, engine=there)[0].name == "planted"
+    assert asked == [("begin", there, True), there, there, there, "end"]

@@ -19,6 +19,7 @@ from imprint.gradients import examples as examples_module
 from imprint.gradients.examples import examples_of, kept_checkpoints
 from imprint.recording import Run
 from imprint.tasks import Batch
+from imprint.tracing import gradients as gradients_module
 from imprint.tracing import products as module
 from imprint.tracing.gradients import inverted
 from imprint.tracing.products import Blockwise, Products, Streamed, Term, best, exact
@@ -231,3 +232,6 @@ def test_the_inverse_solves_its_equation(width: int, examples: int, damping: flo
     mean = inverted(queries, gradients, damping, mean=True)
     torch.testing.assert_close(mean, examples * found, rtol=1e-4, atol=1e-4)
     assert not inverted(queries, torch.zeros(examples, width), damping).any()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gradients_module, "MOMENT_EXAMPLES", 2)  # more examples than are taken at a time
+        torch.testing.assert_close(inverted(queries, gradients, damping), found, rtol=1e-4, atol=1e-4)

@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import imprint
-from imprint import tracing
+from imprint import evidence, tracing
 from imprint.answers import load_answer
 from imprint.errors import IdError, MethodError, RunError
 from imprint.methods import registered
 from imprint.recording import Run
-from imprint.tracing import evidence
-from imprint.tracing.evidence import QUERIES, Inputs, inputs
+from imprint.tracing.evidence import QUERIES, Inputs, gather, inputs
 
 MEMBERS = 8
 
@@ -128,7 +127,7 @@ def test_wide_inputs_are_projected_and_keep_their_distances(run: Run, monkeypatc
     rows = run.rows()
     exact = torch.cdist(inputs(run, rows), inputs(run, rows))
     monkeypatch.setattr(evidence, "WIDEST", 48)
-    found = evidence.gather(run, [Inputs("query_inputs", split=QUERIES), Inputs()], rows)
+    found = gather(run, [Inputs("query_inputs", split=QUERIES), Inputs()], rows)
     assert found["inputs"].shape == (120, 48)
     near = torch.cdist(found["query_inputs"], found["inputs"])
     apart = ~torch.eye(120, dtype=torch.bool)

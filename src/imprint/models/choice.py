@@ -14,16 +14,19 @@ from imprint.models.array import ArrayEncoder
 from imprint.models.encoder import Encoder, Source
 from imprint.models.frozen import Frozen, FrozenEncoder, is_named_backbone, named_backbone
 from imprint.models.image import LONGEST, ImageEncoder
-from imprint.models.modules import HEADS, SOLVED, Shape
+from imprint.models.modules import HEADS, SOLVED, TRANSFORMER, Shape
 from imprint.models.table import TableEncoder
+from imprint.models.tokens import TokenEncoder
 
 DEFAULT = "auto"
 KNOWN = [
-    "auto", *HEADS, "table", "array", "image", "image:SIZE", "wordllama", "tfidf", "wordllama+tfidf", "minilm",
+    "auto", *HEADS, TRANSFORMER, "table", "array", "image", "image:SIZE", "wordllama", "tfidf", "wordllama+tfidf", "minilm", "tokens",
     "sentence-transformers:NAME", "efficientnet-lite0", "timm:NAME",
 ]  # fmt: skip
 # Which modality each encoder reads.
-READS = {"table": ("table",), "array": ("array",), "image": ("image",)}
+READS = {"table": ("table",), "array": ("array",), "image": ("image",), "tokens": ("text",)}
+# The encoder of what the transformer reads, and nothing else does: codes of words.
+TOKENS = "tokens"
 
 
 def split(model: Any) -> tuple[Any, Any]:
@@ -31,17 +34,19 @@ def split(model: Any) -> tuple[Any, Any]:
 
     >>> split("wordllama/linear"), split("mlp"), split("tfidf"), split("sentence-transformers:org/name")
     (('wordllama', 'linear'), ('auto', 'mlp'), ('tfidf', 'auto'), ('sentence-transformers:org/name', 'auto'))
+    >>> split("transformer"), split("tokens")
+    (('tokens', 'transformer'), ('tokens', 'transformer'))
     """
     if isinstance(model, Frozen):
         return model, model.head
     if not isinstance(model, str):
         return DEFAULT, model
     encoder, slash, head = model.rpartition("/")
-    if slash and head in HEADS:
-        return _checked(encoder), head
-    if model in HEADS:
-        return DEFAULT, model
-    return _checked(model), DEFAULT
+    if slash and (head in HEADS or head == TRANSFORMER):
+        return _paired(_checked(encoder), head)
+    if model in HEADS or model == TRANSFORMER:
+        return _paired(DEFAULT, model)
+    return _paired(_checked(model), DEFAULT)
 
 
 def encoder_for(corpus: Source, model: Any = DEFAULT, seed: int = 0) -> Encoder:
@@ -68,6 +73,9 @@ def encoder_for(corpus: Source, model: Any = DEFAULT, seed: int = 0) -> Encoder:
     if text.known(name):
         _must_read(name, corpus, ("text",))
         return text.TextEncoder(name, seed)
+    if name == TOKENS:
+        _must_read(name, corpus, READS[name])
+        return TokenEncoder(seed)
     kind, _, size = name.partition(":")
     _must_read(name, corpus, READS[kind])
     return _own_encoder(corpus, int(size) if size else None, seed)
@@ -81,6 +89,8 @@ def resolve(model: Any, corpus: Source) -> Any:
     encoder, head = split(model)
     if not isinstance(model, str):
         return model
+    if encoder == TOKENS:
+        _must_read(encoder, corpus, READS[encoder])
     if encoder == DEFAULT:
         encoder = text.default_name() if corpus.modality == "text" else corpus.modality
     if head == DEFAULT:
@@ -96,11 +106,16 @@ def head_of(model: Any, shape: Shape) -> Any:
         raise LearnerError(
             f"The model '{head}' reads images; these inputs are vectors of shape {shape}.", "Use 'mlp' or 'linear'."
         )
+    if isinstance(head, str) and head == "nmtune" and len(shape) == 3:
+        raise LearnerError(
+            f"The model 'nmtune' reads features; these inputs are images of shape {shape}.",
+            "Put a frozen backbone before it: 'efficientnet-lite0/nmtune', or Frozen(backbone, head='nmtune').",
+        )
     return ("cnn" if len(shape) == 3 else "mlp") if isinstance(head, str) and head == DEFAULT else head
 
 
 def solver_of(model: Any) -> str | None:
-    """ "ridge" or "logistic" if that is the module of a choice: a head that is solved at once; None for anything else.
+    """ "ridge", "logistic" or "rcal" if that is the module of a choice: a head that is solved at once; None for anything else.
 
     >>> solver_of("tfidf/ridge"), solver_of("logistic"), solver_of("wordllama/linear")
     ('ridge', 'logistic', None)
@@ -118,6 +133,18 @@ def _own_encoder(corpus: Source, size: int | None, seed: int) -> Encoder:
     if corpus.modality == "text":
         return text.TextEncoder("", seed)
     return ArrayEncoder(seed) if corpus.modality == "array" else TableEncoder(seed)
+
+
+def _paired(encoder: str, head: str) -> tuple[str, str]:
+    """Codes of words and the transformer belong together, and either means both."""
+    if encoder != TOKENS and head != TRANSFORMER:
+        return encoder, head
+    if encoder in (TOKENS, DEFAULT) and head in (TRANSFORMER, DEFAULT):
+        return TOKENS, TRANSFORMER
+    raise LearnerError(
+        f"'{encoder}/{head}' is no model: the encoder 'tokens' gives codes of words, which only the module 'transformer' reads.",
+        "Use model='transformer', or another encoder and module.",
+    )
 
 
 def _checked(name: str) -> str:

@@ -30,6 +30,8 @@ FORMAT = 1
 CLASSES = {
     "table": "imprint.models.table:TableEncoder",
     "text": "imprint.models.text:TextEncoder",
+    "tokens": "imprint.models.tokens:TokenEncoder",
+    "subwords": "imprint.models.subwords:Subwords",
     "image": "imprint.models.image:ImageEncoder",
     "array": "imprint.models.array:ArrayEncoder",
     "frozen": "imprint.models.frozen:FrozenEncoder",
@@ -79,7 +81,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, frame: pl.DataFrame) -> Tensor:
-        """`[len(frame), *shape]`, float32, or uint8 for images. A row's encoding does not depend on the other rows."""
+        """`[len(frame), *shape]`: float32, uint8 for images, int64 for token codes. A row's encoding depends on no other row."""
         ...
 
     def broken(self, frame: pl.DataFrame) -> list[str | None]:

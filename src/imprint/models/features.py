@@ -5,6 +5,7 @@ That is the module's own `features(x)` method if it has one, else the input of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,15 @@ def _features(module: nn.Module, inputs: Tensor) -> Tensor:
     # torchvision calls a submodule `features`; its output is not the last layer's input.
     if callable(own) and not isinstance(own, nn.Module):
         return own(inputs)
+    return last_input(module, lambda: module(inputs))
+
+
+def last_input(module: nn.Module, call: Callable[[], object]) -> Tensor:
+    """What the last `nn.Linear` of a module that a call uses is called with.
+
+    Raises:
+        MethodError: It uses none.
+    """
     caught: list[Tensor] = []
 
     def catch(_: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -46,7 +56,7 @@ def _features(module: nn.Module, inputs: Tensor) -> Tensor:
 
     hooks = [layer.register_forward_pre_hook(catch) for layer in module.modules() if isinstance(layer, nn.Linear)]
     try:
-        module(inputs)
+        call()
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,8 +1,8 @@
 """The default modules, and how any module is built from a name, a factory, a class or an instance.
 
-`linear` and `mlp` for feature vectors, `cnn` and `resnet` for images; `ridge` and `logistic` are `linear`, but solved and not
-trained. None has batch statistics (GroupNorm and LayerNorm instead), so an example's output never depends on its neighbours in the
-batch, and many modules can be stacked into one.
+`linear`, `mlp` and `nmtune` for feature vectors, `cnn` and `resnet` for images; `ridge`, `logistic` and `rcal` are `linear`, but solved
+and not trained. None has batch statistics (GroupNorm and LayerNorm instead), so an example's output never depends on its neighbours
+in the batch, and many modules can be stacked into one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from imprint.errors import LearnerError, nearest
 from imprint.models.encoder import Normalisation
 from imprint.models.estimator import Estimator, is_estimator
+from imprint.models.nmtune import NMTune
+from imprint.models.transformer import Transformer
 
 Shape = tuple[int, ...]
 HIDDEN = 256
@@ -154,26 +156,30 @@ def resnet(shape: Shape, width: int) -> nn.Sequential:
 
 HEADS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "linear": linear, "mlp": mlp, "cnn": cnn, "resnet": resnet, "ridge": linear, "logistic": linear,
+    "rcal": linear, "nmtune": NMTune,
 }  # fmt: skip
 # Heads that are solved at once and not trained in epochs; see `imprint.fitting.heads`.
-SOLVED = ("ridge", "logistic")
+SOLVED = ("ridge", "logistic", "rcal")
+# The module that reads token codes, and has to know how many there are.
+TRANSFORMER = "transformer"
 
 
 def module_for(
-    model: Any, shape: Sequence[int], width: int, seed: int, normalisation: Normalisation | None = None
+    model: Any, shape: Sequence[int], width: int, seed: int, normalisation: Normalisation | None = None, codes: int = 0
 ) -> nn.Module:
     """A freshly initialised module: the same weights for the same arguments, and torch's global generator untouched.
 
     Args:
-        model: "auto", "linear", "ridge", "logistic", "mlp", "cnn", "resnet" (also as the last part of "ENCODER/MODULE"); the name of
-            an encoder (its default module); a factory `f(shape, width)` or `f()`; an `nn.Module` class with such arguments; or an
-            `nn.Module` instance, which is copied with the weights that it has (the seed then changes nothing); or a scikit-learn
-            classifier or regressor, which becomes an `Estimator`.
+        model: "auto", "linear", "ridge", "logistic", "rcal", "mlp", "nmtune", "cnn", "resnet", "transformer" (also as the last part of
+            "ENCODER/MODULE"); the name of an encoder (its default module); a factory `f(shape, width)` or `f()`; an `nn.Module` class
+            with such arguments; or an `nn.Module` instance, which is copied with the weights that it has (the seed then changes
+            nothing); or a scikit-learn classifier or regressor, which becomes an `Estimator`.
         shape: Of one encoded example.
         width: How many outputs per example.
         seed: Of the weights.
         normalisation: The encoder's, for image shapes. User modules for images are wrapped so that they, too, get normalised
             floats and not raw bytes.
+        codes: How many token codes the encoder has, for "transformer".
 
     Raises:
         LearnerError: Unknown name, a factory with other arguments, or a module that does not give `[example, width]`.
@@ -187,7 +193,10 @@ def module_for(
     with torch.random.fork_rng(devices=[]):
         # Only the CPU's generator: torch.manual_seed also queues a seeding of every GPU, which costs more than a small module.
         torch.default_generator.manual_seed(seed)
-        module = HEADS[head](shape, width) if isinstance(head, str) else _custom(head, shape, width)
+        if head == TRANSFORMER:
+            module: nn.Module = _transformer(codes, shape, width)
+        else:
+            module = HEADS[head](shape, width) if isinstance(head, str) else _custom(head, shape, width)
     if len(shape) == 3:
         normalise = Normalise(shape[0], normalisation)
         named = isinstance(head, str)
@@ -195,6 +204,15 @@ def module_for(
     if not isinstance(head, str):
         _check(module, shape, width, seed)
     return module
+
+
+def _transformer(codes: int, shape: Shape, width: int) -> Transformer:
+    if not codes or len(shape) != 1:
+        raise LearnerError(
+            f"The model 'transformer' reads token codes; these inputs have the shape {shape}, and no codes.",
+            "Use it on texts with the encoder 'tokens'.",
+        )
+    return Transformer(codes, shape[0], width)
 
 
 def check_head(name: str) -> None:

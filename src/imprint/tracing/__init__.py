@@ -7,7 +7,6 @@ exported beside it are the bare methods on tensors.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,9 +14,11 @@ import polars as pl
 import torch
 
 from imprint.answers import Attribution
-from imprint.corpus import Corpus
-from imprint.errors import IdError, MethodError, RunError
+from imprint.engine import LOCAL, Engine, engine_of
+from imprint.errors import MethodError, RunError
+from imprint.evidence import Named, named_rows
 from imprint.fitting import Progress, reporter
+from imprint.gradients.examples import notes as gradient_notes
 from imprint.methods import Method, check_serves, lookup
 from imprint.recording import load
 from imprint.recording.collect import spent
@@ -47,18 +48,19 @@ from imprint.tracing.influence import (
 from imprint.tracing.neighbours import knn, knn_shapley
 from imprint.tracing.products import Products, Streamed
 from imprint.tracing.representer import representer
+from imprint.tracing.tokens import tokens
 from imprint.tracing.words import bm25
 
 if TYPE_CHECKING:
     from imprint.recording import Run
 
-Queries = str | Corpus | Sequence[str] | Sequence[int] | np.ndarray
+Queries = Named
 
 __all__ = [
     "Factors", "Influence", "Products", "Streamed", "bm25", "columns", "datamodel", "embedding", "embedding_class", "factors_of",
     "gradient_cosine", "gradient_dot", "influence_arnoldi", "influence_cg", "influence_diagonal", "influence_ekfac",
     "influence_exact", "influence_kfac", "knn", "knn_shapley", "logra", "pixels", "query_rows", "random", "representer", "restored",
-    "subset_influence", "trace", "tracin", "tracin_projected", "trak", "trak_checkpoints",
+    "subset_influence", "tokens", "trace", "tracin", "tracin_projected", "trak", "trak_checkpoints",
 ]  # fmt: skip
 
 
@@ -71,6 +73,7 @@ def trace(
     progress: Progress | Literal[False] | None = None,
     *,
     budget: float | None = None,
+    engine: str | Engine = LOCAL,
 ) -> Attribution:
     """The training examples that help and that harm each query the most.
 
@@ -87,6 +90,8 @@ def trace(
         members: Trainings of the fleet, for methods that read one; None as the method declares. More are more precise.
         progress: Told the trainings done; None shows a bar if standard error is a terminal, False nothing.
         budget: With "auto": seconds that the method may take for these queries; None for ten minutes.
+        engine: Where gradients are projected and fleets are trained: "local", "ray" (a cluster of our own on this machine), or
+            `imprint.engine.Engine("ray", address)`.
 
     Returns:
         `frame()`: query, id, position, rank (1 = the most helpful, -1 = the most harmful), score. `imprint.verify` says how far
@@ -104,13 +109,13 @@ def trace(
     why: tuple[str, ...] = ()
     if method == "auto":
         with reporter(progress) as told:
-            one, why = choose(run, len(rows), budget, members, told)
+            one, why = choose(run, len(rows), budget, members, told, engine_of(engine))
         began = time.perf_counter()  # what the method costs; the notes say what choosing it did
     elif budget is not None:
         raise MethodError(f"A budget is for method='auto', not for '{method}'.", "Leave one of the two out.")
     else:
         one = chosen(method, members)
-    found = factors_of(run, rows, one, progress)
+    found = factors_of(run, rows, one, progress, engine_of(engine))
     trainings, notes = spent(run, one.needs)
     return Attribution(
         verb="trace",
@@ -120,7 +125,7 @@ def trace(
         run={"path": str(run.path), "corpus": run.fingerprint},
         cost={"seconds": time.perf_counter() - began, "trainings": trainings},
         table=best(run, rows, found, k),
-        notes=(*why, *notes),
+        notes=(*why, *notes, *gradient_notes(run, one.needs)),
         k=k,
         members=members,
         examples=len(run),
@@ -145,11 +150,13 @@ def restored(attribution: Attribution, run: Run | None = None) -> Factors:
     return factors_of(run, query_rows(run, attribution.queries), chosen(attribution.methods[0], attribution.members))
 
 
-def factors_of(run: Run, rows: np.ndarray, one: Method, progress: Progress | Literal[False] | None = None) -> Factors:
+def factors_of(
+    run: Run, rows: np.ndarray, one: Method, progress: Progress | Literal[False] | None = None, engine: Engine = LOCAL
+) -> Factors:
     """What a trace method says of a run and these query rows."""
     check_serves([one], run)
     with reporter(progress) as told:
-        return one.function(**gather(run, one.needs, rows, told))
+        return one.function(**gather(run, one.needs, rows, told, engine))
 
 
 def chosen(method: str, members: int | None) -> Method:
@@ -165,30 +172,7 @@ def query_rows(run: Run, queries: Queries) -> np.ndarray:
         IdError: An id or row is not of the run's corpus, or there is none.
         RunError: There is no such split.
     """
-    if isinstance(queries, str):
-        return run.rows(queries)
-    asked = np.asarray(queries.ids.to_list() if isinstance(queries, Corpus) else queries)
-    if asked.ndim != 1 or not len(asked):
-        raise IdError("No queries were given.", "Give a split's name, a list of ids, or rows.")
-    if np.issubdtype(asked.dtype, np.integer):
-        total = len(run.examples)
-        outside = asked[(asked < 0) | (asked >= total)]
-        if len(outside):
-            raise IdError(f"There is no row {outside[0]}; the corpus has {total:,}.", "Rows count from 0; or give ids.")
-        rows = asked.astype(np.int64)
-    else:
-        known = pl.DataFrame({"id": asked.astype(str)}).join(
-            run.examples.select("id", "row"), on="id", how="left", maintain_order="left"
-        )
-        unknown = known.filter(pl.col("row").is_null())["id"]
-        if len(unknown):
-            some = ", ".join(repr(one) for one in unknown[:3])
-            raise IdError(
-                f"{len(unknown)} of {len(asked)} queries are not of this run's corpus: {some}.",
-                f"Ids are like {run.examples['id'][0]!r}; a split is named by a plain text: {', '.join(run.manifest['corpus']['splits'])}.",
-            )
-        rows = known["row"].to_numpy().astype(np.int64)
-    return rows[np.sort(np.unique(rows, return_index=True)[1])]
+    return named_rows(run, queries)
 
 
 def best(run: Run, rows: np.ndarray, found: Factors, k: int) -> pl.DataFrame:

@@ -13,6 +13,7 @@ only methods that were left out as too dear are looked at again when more may be
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from imprint.engine import LOCAL, Engine
+from imprint.engine.connection import held
 from imprint.errors import EvidenceError, ImprintError, MethodError
 from imprint.fitting import Progress, silent
 from imprint.fleets import Fleet, share, subsets
@@ -85,7 +88,12 @@ class _TooLong(Exception):
 
 
 def choose(
-    run: Run, queries: int, budget: float | None = None, members: int | None = None, progress: Progress = silent
+    run: Run,
+    queries: int,
+    budget: float | None = None,
+    members: int | None = None,
+    progress: Progress = silent,
+    engine: Engine = LOCAL,
 ) -> tuple[Method, tuple[str, ...]]:
     """The method for this run and this many queries, and why, in words.
 
@@ -96,6 +104,7 @@ def choose(
             are trained beside that, once per run; they must fit the budget by themselves.
         members: Trainings of a fleet, for methods that read one; None as they declare.
         progress: Told what is collected and trained.
+        engine: Where what takes long is done, the measurement included.
 
     Raises:
         MethodError: No method fits the budget, or the models to judge by do not.
@@ -111,8 +120,10 @@ def choose(
     reasons: dict[str, str] = {}
     if fresh:
         _check_price(run, budget)
-        truth = judges.held_out(run, judges.MEMBERS, progress=progress)
-        found, over, reasons = measure(run, {name: methods[name] for name in fresh}, rows, truth, budget, progress)
+        some = {name: methods[name] for name in fresh}
+        with held(engine, _input_bytes(run)):
+            truth = judges.held_out(run, judges.MEMBERS, progress=progress, engine=engine)
+            found, over, reasons = measure(run, some, rows, truth, budget, progress, engine)
         kept, too_long = {**kept, **found}, {**too_long, **over}
         _write(run, rows, kept, too_long)
     measured = {name: kept[name] for name in methods if name in kept}
@@ -210,6 +221,7 @@ def measure(
     truth: Fleet,
     budget: float,
     progress: Progress,
+    engine: Engine = LOCAL,
 ) -> tuple[dict[str, Measured], dict[str, float], dict[str, str]]:
     """Score and time methods.
 
@@ -231,7 +243,7 @@ def measure(
         try:
             with warnings.catch_warnings():  # what a method has to say of itself, the measurement says better
                 warnings.simplefilter("ignore")
-                predicted[name], *times = timed(run, one, rows, seen, budget, progress)
+                predicted[name], *times = timed(run, one, rows, seen, budget, progress, engine)
         except _TooLong:
             over[name], reasons[name] = budget, f"took longer than {budget:g} s"
         except ImprintError as error:
@@ -247,7 +259,13 @@ def measure(
 
 
 def timed(
-    run: Run, one: Method, rows: Int[np.ndarray, " query"], seen: Tensor, budget: float, progress: Progress
+    run: Run,
+    one: Method,
+    rows: Int[np.ndarray, " query"],
+    seen: Tensor,
+    budget: float,
+    progress: Progress,
+    engine: Engine = LOCAL,
 ) -> tuple[Float[Tensor, "query member"], float, float]:
     """What a method predicts of the judges, and the seconds that it takes once and per query.
 
@@ -269,12 +287,12 @@ def timed(
         return passed
 
     few = rows[: max(1, len(rows) // 4)]
-    evidence = gather(run, one.needs, few, told)
+    evidence = gather(run, one.needs, few, told, engine)
     collected = watch()
     one.function(**evidence).predict(seen)
     first = watch() - collected
     start = time.perf_counter()
-    found = one.function(**gather(run, one.needs, rows, told)).predict(seen)
+    found = one.function(**gather(run, one.needs, rows, told, engine)).predict(seen)
     second = time.perf_counter() - start
     each = max(0.0, second - first) / max(1, len(rows) - len(few))
     return found, collected + max(0.0, first - each * len(few)), each
@@ -292,6 +310,11 @@ def _check_price(run: Run, budget: float) -> None:
             f"To measure which method to trust takes {judges.MEMBERS} trainings, about {seconds:.3g} s, and the budget is {budget:g} s.",
             f"Give a budget of {seconds * 1.5:.2g} s or more, or name a method.",
         )
+
+
+def _input_bytes(run: Run) -> int:
+    """Bytes of the encoded inputs of all rows, which members of a fleet share."""
+    return 0 if run.encoder is None else 4 * len(run.examples) * math.prod(run.encoder.shape)
 
 
 def _key(one: Method, members: int | None) -> str:

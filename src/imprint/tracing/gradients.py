@@ -24,6 +24,8 @@ from imprint.tracing.products import Products, Streamed, exact
 TRAK_DAMPING = 1.0
 # The rule of the authors' own code (LogIX).
 LOGRA_DAMPING = 0.1
+# Examples whose gradients are in float64 at a time: 16 MiB for 512 numbers each.
+MOMENT_EXAMPLES = 4096
 
 
 @method(
@@ -177,8 +179,9 @@ def inverted(
     """
     width = gradients.shape[1]
     moment = torch.zeros(width, width, dtype=torch.float64)
-    for block in torch.split(gradients, 16_384):
-        moment += block.double().T @ block.double()
+    for block in torch.split(gradients, MOMENT_EXAMPLES):
+        precise = block.double()
+        moment.addmm_(precise.T, precise)
     if mean:
         moment /= len(gradients)
     typical = float(moment.diagonal().mean())

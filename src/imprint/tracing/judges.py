@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from imprint.engine import LOCAL, Engine
 from imprint.fitting import Progress, derive
 from imprint.fleets import Fleet, fleet, subsets
+from imprint.fleets.executing import executor_on
 from imprint.recording import Run
 
 FRACTION = 0.5
@@ -16,7 +18,11 @@ MEMBERS = 64
 
 
 def held_out(
-    run: Run, members: int = MEMBERS, path: str | Path | None = None, progress: Progress | None = None
+    run: Run,
+    members: int = MEMBERS,
+    path: str | Path | None = None,
+    progress: Progress | None = None,
+    engine: Engine = LOCAL,
 ) -> Fleet:
     """The models, trained now or earlier.
 
@@ -28,11 +34,12 @@ def held_out(
         members: How many.
         path: Where their outcomes are kept; None for a folder in the run.
         progress: Told the trainings done.
+        engine: Where they are trained.
     """
     other = replace(run.learner, seed=derive(run.learner.seed, "held-out"))
     view = Run(run.path, run.corpus, other, run.data)
     where = folder(run, members) if path is None else Path(path)
-    return fleet(view, plan=subsets(members, FRACTION), path=where, executor="steady", progress=progress)
+    return fleet(view, plan=subsets(members, FRACTION), path=where, executor=executor_on(engine), progress=progress)
 
 
 def folder(run: Run, members: int = MEMBERS) -> Path:

@@ -1,6 +1,6 @@
 """How far can an attribution be believed? The linear datamodeling score on models that it has not seen, beside controls; and, where
-asked for, what becomes of a prediction without the examples that the attribution names (`removal`), and whether it finds labels that are
-known to be wrong.
+asked for, what becomes of a prediction without the examples that the attribution names (`removal`), what one more step on them does
+(`tail_patch`, which trains nothing again), and whether it finds labels that are known to be wrong.
 
 The truth is a fleet of models trained on random halves of the training set, whose subsets and seeds are others than those that a
 datamodel is estimated from. The controls know nothing of the model's training: random scores, the similarity of features (with and
@@ -10,17 +10,21 @@ without regard to labels), and that of the inputs themselves (BM25 of texts, dis
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from imprint.answers import Attribution, Trust
 from imprint.errors import EvidenceError, MethodError
 from imprint.fitting import Progress, reporter
+from imprint.fleets import Fleet
 from imprint.methods import lookup
 from imprint.recording import Run, load
 from imprint.tracing import chosen as method_of
@@ -29,10 +33,14 @@ from imprint.tracing.datamodeling import percentiles, resampled, spearman
 from imprint.tracing.evidence import bytes_read
 from imprint.tracing.judges import MEMBERS, held_out
 from imprint.verifying.removal import detection, harm, intervals, places_of, remove
+from imprint.verifying.tail_patch import SIMILAR
+from imprint.verifying.tail_patch import tail_patch as step_on
 
 CONTROLS = ("random", "embedding", "embedding-class", "bm25", "pixels", "columns")
 # What a removal is held against beside random examples: the first of these that serves the run.
 STRONGEST = ("embedding-class", "embedding", "bm25", "columns", "pixels")
+DATAMODELING_SOURCE = "Ilyas et al. 2022, arXiv:2202.00622; Park et al. 2023, arXiv:2303.14186"
+TAIL_PATCH_SOURCE = "Chang et al. 2024, arXiv:2410.17413"
 # With fewer models a rank correlation says little of a query, and their resamples little of the spread.
 FEWEST_MEMBERS = 8
 # The spread over queries is known well before this many; more would only cost.
@@ -47,6 +55,8 @@ def verify_attribution(
     removal: int | float | None = None,
     queries: int = 30,
     seeds: int = 3,
+    tail_patch: int | None = None,
+    rate: float | None = None,
     known: Iterable[str] | None = None,
     level: float = 0.95,
     path: str | Path | None = None,
@@ -57,11 +67,15 @@ def verify_attribution(
     Args:
         attribution: What `trace` found.
         run: The run that it is about; None loads it from where the attribution says it is.
-        members: Models trained on random halves to measure on; they are kept, and taken again by the next verification.
+        members: Models trained on random halves to measure on; they are kept, and taken again by the next verification. With
+            `tail_patch` it may be 0: then nothing is trained, which is all that can be had of a recorded loop of one's own.
         removal: Also retrain without so many of the examples that help a query the most (below 1: a share of the training set), beside
             removing as many at random and as many by the strongest control; None leaves that out.
-        queries: For how many queries examples are removed.
+        queries: For how many queries examples are removed, and steps are taken.
         seeds: Trainings for each removal.
+        tail_patch: Also take one step of gradient descent on so many of the examples that help a query the most, from the final model,
+            beside steps on as many at random, of the query's class, and by similarity; see `imprint.verifying.tail_patch`.
+        rate: Of these steps; None for one that moves the weights by a ten-thousandth of their length on random examples.
         known: Ids of training examples whose labels are known to be wrong: how well the attribution finds them, by the harm that an
             example does to the queries on average.
         level: Level of the confidence intervals.
@@ -77,26 +91,28 @@ def verify_attribution(
         RunError: The run is not at hand, or is of another corpus.
     """
     began = time.perf_counter()
-    if members < FEWEST_MEMBERS:
+    if members < FEWEST_MEMBERS and not (members == 0 and tail_patch is not None):
         raise MethodError(
             f"{members} subset models cannot tell good scores from bad ones.",
-            f"Ask for {FEWEST_MEMBERS} or more; 64 is usual.",
+            f"Ask for {FEWEST_MEMBERS} or more; 64 is usual. A tail-patch needs none: members=0, tail_patch=10.",
         )
     run = run or load(attribution.run["path"])
+    if run.manifest.get("watched") and (members or removal is not None):
+        raise MethodError(
+            f"The run {run.path} recorded a loop of your own, which cannot be trained again: there are no models to judge by.",
+            "Ask what needs no training: imprint.verify(attribution, run, members=0, tail_patch=10).",
+        )
     own, notes = attribution.method, []
     wrong = None if known is None else places_of(run, known)
-    scores = {own: restored(attribution, run)}
     rows = query_rows(run, attribution.queries)
-    chosen = np.arange(len(rows))
-    if len(rows) > MOST_QUERIES:
-        chosen = np.sort(np.random.default_rng(0).choice(len(rows), MOST_QUERIES, replace=False))
-        notes.append(f"Measured on {MOST_QUERIES:,} of {len(rows):,} queries, drawn at random.")
+    ids = run.examples["id"].gather(rows)
+    scores = {own: restored(attribution, run)}
     spent = {own: float(attribution.cost["seconds"])}
+    more: dict[str, Any] = {}
+    parts: list[pl.DataFrame] = []
+    trainings = members
     with reporter(progress) as told:
-        truth = held_out(run, members, path, told)
-        seen = truth.weights.included()
-        predicted = {own: scores[own].predict(seen)[torch.from_numpy(chosen)]}
-        for name in CONTROLS:
+        for name in CONTROLS if members else SIMILAR:
             one = lookup("trace", name)
             if one.serves(run) and name not in scores:
                 start = time.perf_counter()
@@ -105,78 +121,101 @@ def verify_attribution(
                 except EvidenceError as error:
                     notes.append(f"{name} was left out: {error.problem}")
                     continue
-                predicted[name] = scores[name].predict(seen)[torch.from_numpy(chosen)]
                 spent[name] = time.perf_counter() - start
-        margin = truth.outcomes("margin", rows=rows[chosen]).T.double()
-        by_query = {name: spearman(values, margin) for name, values in predicted.items()}
-        drawn = resampled(predicted, margin)
-        ids = run.examples["id"].gather(rows)
-        table = pl.concat(
-            pl.DataFrame({"method": name, "query": ids.gather(chosen), "lds": by_query[name].numpy()})
-            for name in predicted
-        )
-        more: dict[str, Any] = {}
-        trainings = members
+        if members:
+            truth = held_out(run, members, path, told)
+            chosen = np.arange(len(rows))
+            if len(rows) > MOST_QUERIES:
+                chosen = np.sort(np.random.default_rng(0).choice(len(rows), MOST_QUERIES, replace=False))
+                notes.append(f"Measured on {MOST_QUERIES:,} of {len(rows):,} queries, drawn at random.")
+            by_query, fields = datamodeling(truth, rows, chosen, scores, own, level)
+            more |= fields
+            parts.append(by_method(ids.gather(chosen), lds=by_query))
         if removal is not None:
             control = next((name for name in STRONGEST if name in scores and name != own), None)
             arms = {name: scores[name] for name in (own, control) if name is not None}
-            removed = remove(
-                run,
-                rows,
-                arms,
-                removal,
-                queries=queries,
-                seeds=seeds,
-                path=path and Path(path) / "removal",
-                progress=told,
-            )
+            where = path and Path(path) / "removal"
+            removed = remove(run, rows, arms, removal, queries=queries, seeds=seeds, path=where, progress=told)
             trainings += removed.trainings
             notes += removed.notes
-            for field, lead, values in (
-                ("drops", "drop_leads", removed.drops),
-                ("flips", "flip_leads", removed.flips),
-            ):
-                more[field], more[lead] = intervals(values, own, level)
+            more["drops"], more["drop_leads"] = intervals(removed.drops, own, level)
+            more["flips"], more["flip_leads"] = intervals(removed.flips, own, level)
             more["removed"] = removed.removed
-            table = table.join(
-                by_removal(ids.gather(removed.queries), removed.drops, removed.flips),
-                on=["method", "query"],
-                how="full",
-                coalesce=True,
-                maintain_order="left_right",
-            )
+            parts.append(by_method(ids.gather(removed.queries), drop=removed.drops, flip=removed.flips))
+        if tail_patch is not None:
+            arms = {name: scores[name] for name in (own, *SIMILAR) if name in scores}
+            stepped = step_on(run, rows, arms, tail_patch, queries=queries, rate=rate, progress=told)
+            more["gains"], more["gain_leads"] = intervals(stepped.gains, own, level)
+            more["patched"], more["rate"] = stepped.patched, stepped.rate
+            parts.append(by_method(ids.gather(stepped.queries), gain=stepped.gains))
         if wrong is not None:
             more["detection"], more["detection_leads"] = detection(
                 {name: harm(one) for name, one in scores.items()}, wrong, own, level
             )
-    mean = {name: float(values.mean()) for name, values in by_query.items()}
-    controls = [name for name in predicted if name != own]
+    sizes = {name: evidence_of(run, name, attribution) for name in scores}
     return Trust(
         verb="verify",
         methods=attribution.methods,
-        source={"linear datamodeling score": "Ilyas et al. 2022, arXiv:2202.00622; Park et al. 2023, arXiv:2303.14186"},
-        higher={"lds": "predicts retrained models better"},
+        source={
+            **({"linear datamodeling score": DATAMODELING_SOURCE} if members else {}),
+            **({} if tail_patch is None else {"tail-patch": TAIL_PATCH_SOURCE}),
+        },
+        higher={
+            **({"lds": "predicts retrained models better"} if members else {}),
+            **({} if tail_patch is None else {"gain": "a step on its examples helps the query more"}),
+        },
         run=attribution.run,
         cost={"seconds": time.perf_counter() - began, "trainings": float(trainings)},
-        table=table,
+        table=joined(parts),
         notes=tuple(notes),
-        lds=mean[own],
-        interval=percentiles(drawn[own], level),
         level=level,
-        controls={name: (mean[name], *percentiles(drawn[name], level)) for name in controls},
-        leads={name: (mean[own] - mean[name], *percentiles(drawn[own] - drawn[name], level)) for name in controls},
         members=members,
         seconds=spent,
-        evidence_bytes={name: size for name in predicted if (size := evidence_of(run, name, attribution)) is not None},
+        evidence_bytes={name: size for name, size in sizes.items() if size is not None},
         **more,
     )
 
 
-def by_removal(ids: pl.Series, drops: dict[str, torch.Tensor], flips: dict[str, torch.Tensor]) -> pl.DataFrame:
-    """method, query, drop, flip."""
+def datamodeling(
+    truth: Fleet,
+    rows: Int[np.ndarray, " query"],
+    chosen: Int[np.ndarray, " some"],
+    scores: Mapping[str, Any],
+    own: str,
+    level: float,
+) -> tuple[dict[str, Float[Tensor, " some"]], dict[str, Any]]:
+    """The linear datamodeling score of several attributions: name -> that of each chosen query, and the fields of a `Trust`."""
+    seen = truth.weights.included()
+    predicted = {name: one.predict(seen)[torch.from_numpy(chosen)] for name, one in scores.items()}
+    margin = truth.outcomes("margin", rows=rows[chosen]).T.double()
+    by_query = {name: spearman(values, margin) for name, values in predicted.items()}
+    drawn = resampled(predicted, margin)
+    mean = {name: float(values.mean()) for name, values in by_query.items()}
+    others = [name for name in scores if name != own]
+    return by_query, {
+        "lds": mean[own],
+        "interval": percentiles(drawn[own], level),
+        "controls": {name: (mean[name], *percentiles(drawn[name], level)) for name in others},
+        "leads": {name: (mean[own] - mean[name], *percentiles(drawn[own] - drawn[name], level)) for name in others},
+    }
+
+
+def by_method(ids: pl.Series, **values: Mapping[str, Float[Tensor, " query"]]) -> pl.DataFrame:
+    """method, query, and a column for each of the values, which are given by method."""
+    names = next(iter(values.values()))
     return pl.concat(
-        pl.DataFrame({"method": name, "query": ids, "drop": drops[name].numpy(), "flip": flips[name].numpy()})
-        for name in drops
+        pl.DataFrame({"method": name, "query": ids, **{column: one[name].numpy() for column, one in values.items()}})
+        for name in names
+    )
+
+
+def joined(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """One row per method and query of any part, and null where a part has no such row."""
+    return reduce(
+        lambda left, right: left.join(
+            right, on=["method", "query"], how="full", coalesce=True, maintain_order="left_right"
+        ),
+        parts,
     )
 
 
