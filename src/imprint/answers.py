@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import polars as pl
 
-from imprint.errors import IdError, RunError
+from imprint.errors import IdError, MethodError, RunError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # What a finding is about, the most harmful first.
 KINDS = ("leak", "label", "broken", "duplicate", "outlier", "column", "subgroup", "imbalance")
 SUGGESTIONS = ("drop", "relabel", "review")
+# How long trainings on different choices are: regime of a comparison -> in words.
+REGIMES = {"epochs": "equal epochs", "steps": "equal steps", "time": "equal time, selecting counted"}
 
 
 @dataclass(frozen=True)
@@ -429,10 +431,10 @@ class Trust(Answer):
     tells exactly which subsets are good for the query, 0 = it knows nothing.
 
     Where it was asked for: what became of predictions when the model was trained again without the examples that help them the most,
-    and how well labels that are known to be wrong are found. Every measured value is (value, low, high), by method and control; a lead is
-    the method's value less the control's, on the same queries, models or examples.
+    what one more step on these examples does (tail-patch), and how well labels that are known to be wrong are found. Every measured value
+    is (value, low, high), by method and control; a lead is the method's value less the control's, on the same queries, models or examples.
 
-    `frame()`: method, query, lds; with a removal also drop and flip, of the queries that it was done for.
+    `frame()`: method, query, lds; with a removal also drop and flip, with a tail-patch also gain, of the queries that it was done for.
 
     Attributes:
         lds: Mean over queries.
@@ -440,12 +442,16 @@ class Trust(Answer):
         level: Level of all intervals.
         controls: Control -> (its LDS, low, high).
         leads: Control -> its lead in LDS.
-        members: Subset models that it was measured on.
+        members: Subset models that it was measured on; 0: no linear datamodeling score was measured.
         removed: How many examples were removed for a query; 0: no removal was asked for.
         drops: Name -> fall of the query's margin without these examples.
         drop_leads: Control -> its lead.
         flips: Name -> share of the queries, all predicted rightly before, whose prediction is then wrong.
         flip_leads: Control -> its lead.
+        patched: Examples in a step of the tail-patch; 0: none was asked for.
+        rate: Of the steps.
+        gains: Name -> rise of a query's margin after one step of gradient descent on these examples.
+        gain_leads: Control -> its lead.
         detection: Name -> area under the ROC curve for the known wrong labels, by the mean harm that an example does to the queries;
             empty where none were given.
         detection_leads: Control -> its lead.
@@ -464,6 +470,10 @@ class Trust(Answer):
     drop_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     flips: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     flip_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    patched: int = 0
+    rate: float = 0.0
+    gains: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    gain_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     detection: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     detection_leads: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -471,7 +481,9 @@ class Trust(Answer):
     name: ClassVar[str] = "trust"
 
     def __post_init__(self) -> None:
-        measured = ("controls", "leads", "drops", "drop_leads", "flips", "flip_leads", "detection", "detection_leads")
+        measured = (
+            "controls", "leads", "drops", "drop_leads", "flips", "flip_leads", "gains", "gain_leads", "detection", "detection_leads",
+        )  # fmt: skip
         for name in measured:  # JSON has no tuples
             object.__setattr__(self, name, {key: tuple(value) for key, value in getattr(self, name).items()})
 
@@ -483,7 +495,8 @@ class Trust(Answer):
     @property
     def queries(self) -> int:
         """How many queries it was measured on."""
-        return self.table.filter(pl.col("lds").is_not_null())["query"].n_unique()
+        judged = self.table.filter(pl.col("lds").is_not_null()) if self.members else self.table
+        return judged["query"].n_unique()
 
     def beats(self, control: str) -> bool:
         """Whether the method's lead over a control is clear: the interval of the difference is above zero."""
@@ -491,6 +504,9 @@ class Trust(Answer):
 
     def summary(self) -> str:
         """The trust in one sentence."""
+        if not self.members:
+            asked = f"{self._removal()}{self._tail_patch()}{self._detection()}"
+            return f"{self.method}, without models trained on other subsets.{asked}"
         low, high = self.interval
         better = [name for name, lead in self.leads.items() if lead[1] > 0]
         worse = [name for name, lead in self.leads.items() if lead[2] < 0]
@@ -507,7 +523,8 @@ class Trust(Answer):
         )
         return (
             f"{verdict}: linear datamodeling score {self.lds:+.3f}, {self.level * 100:g} % interval {low:+.3f} to {high:+.3f}, over "
-            f"{self.members} models trained on random subsets and {self.queries:,} queries; {controls}.{self._removal()}{self._detection()}"
+            f"{self.members} models trained on random subsets and {self.queries:,} queries; {controls}."
+            f"{self._removal()}{self._tail_patch()}{self._detection()}"
         )
 
     def _removal(self) -> str:
@@ -523,6 +540,19 @@ class Trust(Answer):
             f"({fell}) and {self.flips[self.method][0]:.0%} of {queries} right predictions turn wrong ({turned})."
         )
 
+    def _tail_patch(self) -> str:
+        """What a step on the examples did, in one sentence; nothing where that was not asked for."""
+        if not self.patched:
+            return ""
+        others = ", ".join(f"{value[0]:+.3g} by {name}" for name, value in self.gains.items() if name != self.method)
+        (value, low, high), behind = self.gains[self.method], [n for n, lead in self.gain_leads.items() if lead[1] <= 0]
+        clear = f"not clearly more than {' or '.join(behind)}" if behind else "clearly more than all of these"
+        queries = self.table.filter(pl.col("gain").is_not_null())["query"].n_unique()
+        return (
+            f" After one step on the {self.patched} examples that it names first, the margin of a query changes by {value:+.3g} "
+            f"({low:+.3g} to {high:+.3g}, {queries} queries; {others}): {clear}."
+        )
+
     def _detection(self) -> str:
         """How well known wrong labels are found, in one sentence; nothing where none were given."""
         if not self.detection:
@@ -531,21 +561,297 @@ class Trust(Answer):
         return f" It finds the known wrong labels with an area under the ROC curve of {self.detection[self.method][0]:.3f} ({others})."
 
     def plot(self) -> go.Figure:
-        """The score of each query, by method."""
+        """The score of each query, by method; the gain of each query where only a tail-patch was asked for."""
         import plotly.graph_objects as go
 
         names = self.table["method"].unique(maintain_order=True).to_list()
+        column, title = ("lds", "linear datamodeling score of a query") if self.members else ("gain", "gain of a query")
         figure = go.Figure(
             [
-                go.Box(x=self.table.filter(pl.col("method") == name)["lds"].drop_nulls().to_list(), name=name)
+                go.Box(x=self.table.filter(pl.col("method") == name)[column].drop_nulls().to_list(), name=name)
                 for name in names
             ]
         )
-        figure.update_layout(xaxis_title="linear datamodeling score of a query", showlegend=False)
+        figure.update_layout(xaxis_title=title, showlegend=False)
         return figure
 
 
-ANSWERS: dict[str, type[Answer]] = {kind.name: kind for kind in (Scores, Findings, Verdict, Attribution, Trust)}
+@dataclass(frozen=True)
+class Selection(Answer):
+    """Which training examples to train on, in which order of preference, with which weights.
+
+    `frame()`: id, position, rank (1 = the most wanted), weight (mean 1), value (what was ranked by, higher = more wanted; null where there
+    is no such thing). Of a policy that chooses anew in each epoch, the visits of the first one.
+
+    The table holds all training examples, those that were left out below, without rank; and `place`, where an example stands among the
+    training examples.
+
+    Attributes:
+        budget: How many examples were asked for.
+        examples: How many training examples there were.
+        seed: Of the choice.
+        asked: What else was said: target, trusted, entries, members, as `imprint.select` takes them.
+        sampling: The spec of the sampler of a policy that chooses anew; empty for a choice once and for all.
+    """
+
+    budget: int = 0
+    examples: int = 0
+    seed: int = 0
+    asked: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    name: ClassVar[str] = "selection"
+    COLUMNS: ClassVar[tuple[str, ...]] = ("id", "position", "rank", "weight", "value")
+
+    def __len__(self) -> int:
+        return int(self.table["rank"].count())
+
+    def frame(self) -> pl.DataFrame:
+        """The chosen examples, the most wanted first."""
+        return self._chosen.select(self.COLUMNS)
+
+    @property
+    def _chosen(self) -> pl.DataFrame:
+        return self.table.filter(pl.col("rank").is_not_null())
+
+    @property
+    def method(self) -> str:
+        """The method that chose."""
+        return self.methods[0]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the chosen examples, the most wanted first."""
+        return self._chosen["id"].to_list()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Id -> weight of each chosen example."""
+        return dict(self._chosen.select("id", "weight").iter_rows())
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it is a policy that chooses anew in each epoch."""
+        return bool(self.sampling)
+
+    @property
+    def seconds(self) -> float:
+        """What selecting took, evidence that had to be collected for it included."""
+        return self.cost["seconds"]
+
+    def sampler(self) -> Any:
+        """The choice as the in-loop data policy of `Learner(sampler=...)`: an `imprint.fitting.Sampler`.
+
+        Of a choice once and for all it visits every chosen example once per epoch, with its weight.
+        """
+        samplers = importlib.import_module(
+            "imprint.fitting.samplers"
+        )  # a later part of the system, which this one does not know
+        if self.dynamic:
+            return samplers.sampler_from(self.sampling)
+        own = self._chosen
+        weights = None if (own["weight"] == 1).all() else own["weight"].to_list()
+        return samplers.Fixed(own["place"].to_list(), weights)
+
+    def summary(self) -> str:
+        """What was chosen, by what, and at what price."""
+        share = self.budget / max(1, self.examples)
+        anew = ", anew in each epoch" if self.dynamic else ""
+        trainings = f" and {self.cost['trainings']:.0f} trainings" if self.cost["trainings"] else ""
+        return (
+            f"{self.budget:,} of {self.examples:,} training examples ({share:.0%}) by {self.method}{anew}, in "
+            f"{self.seconds:.1f} s{trainings}."
+        )
+
+    def plot(self) -> go.Figure:
+        """What was ranked by, of the chosen examples and of those left out; without such a value, where they stand in the training set."""
+        import plotly.graph_objects as go
+
+        known = self.table.filter(pl.col("value").is_not_null())
+        if len(known):
+            column, title = "value", f"higher = {self.higher[self.method]}"
+        else:
+            known, column, title = self.table, "place", "place among the training examples"
+        parts = (("chosen", pl.col("rank").is_not_null()), ("left out", pl.col("rank").is_null()))
+        figure = go.Figure([go.Histogram(x=known.filter(part)[column].to_list(), name=name) for name, part in parts])
+        figure.update_layout(barmode="stack", xaxis_title=title, yaxis_title="training examples")
+        return figure
+
+
+@dataclass(frozen=True)
+class Comparison(Answer):
+    """What models trained on several choices of examples are worth, beside random choices of the same size and beside all examples.
+
+    `frame()`: one row per training: method, budget (a share of the training examples), regime, seed, examples, steps, select_seconds,
+    recorded_seconds, train_seconds, the headline metric, worst_group, nll, ece, beyond_random. A choice that left no time to train on it
+    has no model: its steps are 0 and its measures null.
+
+    Attributes:
+        metric: The headline metric of the task; higher = better.
+        level: Level of all intervals.
+        examples: How many test examples all were measured on.
+        training: How many training examples there are.
+        worst: What `worst_group` is the least of: "group" or "class"; "" where neither is measured.
+        full_seconds: What a training on all examples takes, alone, without recording it.
+        full_steps: How many optimizer steps that is.
+        recorded: Whether the part of the recorded training that a method's evidence comes from counts as time of selecting.
+        intervals: Columns of `summary_frame`.
+        points: Columns of `curves`.
+    """
+
+    metric: str = ""
+    level: float = 0.95
+    examples: int = 0
+    training: int = 0
+    worst: str = ""
+    full_seconds: float = 0.0
+    full_steps: int = 0
+    recorded: bool = False
+    intervals: dict[str, list[Any]] = field(default_factory=dict, repr=False)
+    points: dict[str, list[Any]] = field(default_factory=dict, repr=False)
+    name: ClassVar[str] = "comparison"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds."""
+        return tuple(self.table["seed"].unique().sort().to_list())
+
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        """The regimes, in the order in which they were asked for."""
+        return tuple(self.table["regime"].unique(maintain_order=True).to_list())
+
+    @property
+    def main(self) -> str:
+        """The regime that a summary is about: equal steps, where the choice alone makes the difference; else the first."""
+        return "steps" if "steps" in self.regimes else self.regimes[0]
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The budgets as shares of the training examples, ascending, without that of all of them."""
+        return tuple(self.table.filter(pl.col("method") != "full")["budget"].unique().sort().to_list())
+
+    def summary_frame(self) -> pl.DataFrame:
+        """One row per method, budget and regime.
+
+        method, budget, regime, anew (whether it chooses anew as the training goes), examples, seeds; steps, select_seconds,
+        recorded_seconds, train_seconds (means over the seeds); METRIC,
+        over_random, over_full (differences on the same seeds and test examples), worst_group, ece, each with `_low` and `_high`; nll.
+        The intervals of the first three are about new seeds and new test examples (`imprint.verifying.interval`), those of the others
+        about new seeds.
+        """
+        plain = {"method": pl.String, "regime": pl.String, "anew": pl.Boolean, "examples": pl.Int64, "seeds": pl.Int64}
+        numbers = {name: pl.Float64 for name in self.intervals if name not in plain}
+        return pl.DataFrame(self.intervals, schema_overrides={**plain, **numbers})
+
+    @property
+    def curves(self) -> pl.DataFrame:
+        """How good the model was as it was trained: method, budget, regime, seed, epoch, step, seconds (selecting included), METRIC.
+
+        Empty unless `compare(..., curves=True)`.
+        """
+        kinds = {"method": pl.String, "budget": pl.Float64, "regime": pl.String, "seed": pl.Int64, "epoch": pl.Int64}
+        kinds |= {"step": pl.Int64, "seconds": pl.Float64, self.metric: pl.Float64}
+        return pl.DataFrame({name: self.points.get(name, []) for name in kinds}, schema=kinds)
+
+    def time_to(self, value: float) -> pl.DataFrame:
+        """How long each choice takes until its model is this good: method, budget, regime, reached, step, seconds.
+
+        `reached` is the share of the seeds that get there at all; step and seconds are means over the seeds, selecting included, and null
+        unless every seed gets there. The fastest come first.
+
+        Args:
+            value: Of the headline metric.
+
+        Raises:
+            MethodError: The trainings were not followed.
+        """
+        curves = self.curves
+        if not len(curves):
+            raise MethodError(
+                "These trainings were not followed, and so nobody knows when they became how good.",
+                "Compare with curves=True (on the command line --curves).",
+            )
+        cell = ["method", "budget", "regime"]
+        first = (
+            curves.group_by(*cell, "seed", maintain_order=True)
+            .agg(pl.col("step", "seconds").filter(pl.col(self.metric) >= value).first())
+            .group_by(*cell, maintain_order=True)
+            .agg(pl.col("seconds").is_not_null().mean().alias("reached"), pl.col("step", "seconds").mean())
+        )
+        whole = (pl.when(pl.col("reached") == 1).then(pl.col(name)).alias(name) for name in ("step", "seconds"))
+        return first.with_columns(*whole).sort("seconds", nulls_last=True, maintain_order=True)
+
+    def clear(self, regime: str, budget: float) -> tuple[list[str], list[str]]:
+        """The methods whose lead over random is clear, the best first, and those that are clearly behind it, the worst first."""
+        own = self.summary_frame().filter(
+            (pl.col("regime") == regime) & (pl.col("budget") == budget) & ~pl.col("method").is_in(["random", "full"])
+        )
+        ahead = own.filter(pl.col("over_random_low") > 0).sort("over_random", descending=True)
+        behind = own.filter(pl.col("over_random_high") < 0).sort("over_random")
+        return ahead["method"].to_list(), behind["method"].to_list()
+
+    def summary(self) -> str:
+        """Who is ahead of random, by budget, in the main regime."""
+        regime = self.main
+        table = self.summary_frame().filter(pl.col("regime") == regime)
+        full = table.filter(pl.col("method") == "full")[self.metric].item()
+        said = [
+            f"Test {self.metric} with all {self.training:,} training examples is {full:.4f} ({self.full_steps:,} steps, "
+            f"{len(self.seeds)} seeds, {self.examples:,} test examples)."
+        ]
+        for budget in self.budgets:
+            own = table.filter((pl.col("budget") == budget) & pl.col(self.metric).is_not_null())
+            random = own.filter(pl.col("method") == "random")[self.metric]
+            others = own.filter(pl.col("over_random").is_not_null()).sort(self.metric, descending=True)
+            if not len(random):
+                continue
+            words = f"With {100 * budget:.3g} % of them ({REGIMES[regime]}) random reaches {random[0]:.4f}"
+            if len(others):
+                best, (ahead, behind) = others.row(0, named=True), self.clear(regime, budget)
+                words += (
+                    f", {best['method']} {best[self.metric]:.4f} ({best['over_random']:+.4f}, {self.level * 100:g} % interval "
+                    f"{best['over_random_low']:+.4f} to {best['over_random_high']:+.4f}); {len(ahead)} of {len(others)} clearly ahead of "
+                    f"random, {len(behind)} clearly behind"
+                )
+            said.append(words + ".")
+        return " ".join(said)
+
+    def plot(self) -> go.Figure:
+        """The metric by budget, a line per method with its interval, a panel per regime; all of the data as a dotted line."""
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
+
+        table = self.summary_frame()
+        figure = make_subplots(
+            rows=1, cols=len(self.regimes), subplot_titles=[REGIMES[one] for one in self.regimes], shared_yaxes=True
+        )
+        for column, regime in enumerate(self.regimes, 1):
+            own = table.filter(pl.col("regime") == regime)
+            for method in own["method"].unique(maintain_order=True):
+                line = own.filter((pl.col("method") == method) & pl.col(self.metric).is_not_null()).sort("budget")
+                if method == "full":
+                    figure.add_hline(y=line[self.metric][0], line_dash="dot", row=1, col=column)
+                    continue
+                value = line[self.metric]
+                figure.add_trace(
+                    go.Scatter(
+                        x=(100 * line["budget"]).to_list(), y=value.to_list(), name=method, legendgroup=method,
+                        showlegend=column == 1, mode="lines+markers",
+                        error_y={
+                            "array": (line[f"{self.metric}_high"] - value).to_list(),
+                            "arrayminus": (value - line[f"{self.metric}_low"]).to_list(), "type": "data",
+                        },
+                    ),
+                    row=1, col=column,
+                )  # fmt: skip
+            figure.update_xaxes(title_text="budget, % of the training examples", row=1, col=column)
+        figure.update_yaxes(title_text=f"test {self.metric}", row=1, col=1)
+        return figure
+
+
+ANSWERS: dict[str, type[Answer]] = {
+    kind.name: kind for kind in (Scores, Findings, Verdict, Attribution, Trust, Selection, Comparison)
+}
 
 
 def load_answer(path: str | os.PathLike[str]) -> Answer:

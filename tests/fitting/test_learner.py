@@ -57,15 +57,15 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("images", [False, True])
-def test_steps_stay_reasonable_at_every_size(images: bool) -> None:
+@pytest.mark.parametrize("kind", ["vectors", "images", "words"])
+def test_steps_stay_reasonable_at_every_size(kind: str) -> None:
     for n in (10, 150, 1000, 50_000, 1_000_000, 5_000_000):
-        batch_size = min(n, _batch_size(n, images))
-        steps = math.ceil(n / batch_size) * _epochs(n, batch_size, images)
+        batch_size = min(n, _batch_size(n, kind))
+        steps = math.ceil(n / batch_size) * _epochs(n, batch_size, kind)
         assert steps >= min(60, n)
-        assert steps <= (60_000 if images else 12_000)
-    assert _epochs(5_000_000, 8192, False) == 1
-    assert _batch_size(5_000_000, False) == 8192
+        assert steps <= (12_000 if kind == "vectors" else 60_000)
+    assert _epochs(5_000_000, 8192, "vectors") == 1
+    assert _batch_size(5_000_000, "vectors") == 8192
 
 
 def test_a_spec_is_json_and_comes_back() -> None:

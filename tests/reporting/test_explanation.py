@@ -22,6 +22,7 @@ from imprint.recording import Run
 from imprint.reporting import Explanation, explain, write_explanation
 from imprint.reporting.explanation import Explained, Shown
 from imprint.reporting.explanation_page import render_explanation
+from imprint.tracing import tokens
 
 LEARNER = imprint.Learner("linear", epochs=2, batch_size=16)
 
@@ -70,6 +71,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Run:
         }
     )
     return trained(tmp_path_factory.mktemp("texts"), frame)
+
+
+@pytest.fixture(scope="module")
+def read(texts: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same texts, read word by word."""
+    learner = imprint.Learner("transformer", epochs=3, batch_size=16)
+    return imprint.fit(learner, texts.corpus, tmp_path_factory.mktemp("read") / "run", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +175,35 @@ def test_words_that_are_shared_are_marked_by_how_rare_they_are(texts: Run) -> No
     assert ("refund", 1) in one.query.text
 
 
+def test_words_that_a_model_reads_are_marked_by_their_scores(read: Run, tmp_path: Path) -> None:
+    found = explain(read, traced(read, "embedding", k=4))
+    assert found.marked == "scores"
+    (one,) = found.queries
+    seen: set[int] = set()
+    for shown in all_of(one):
+        text = read.corpus.read(read.corpus.rows_of([shown.id]))["text"][0]
+        assert "".join(piece for piece, _ in shown.text) == text
+        table = tokens(read, one.query.id, None if shown.rank == 0 else shown.id)
+        score = {
+            text[start:end]: value for _, start, end, value in table.iter_rows() if text.count(text[start:end]) == 1
+        }
+        largest = table["score"].abs().max()
+        for piece, strength in shown.text:
+            if piece in score:
+                share = abs(score[piece]) / largest
+                assert abs(strength) == (2 if share >= 0.5 else 1 if share >= 0.15 else 0)
+                assert strength * score[piece] >= 0
+        ordered = table.sort(pl.col("score").abs(), descending=True).head(5)
+        assert [name for name, _ in shown.words] == ordered["word"].to_list()
+        assert [value for _, value in shown.words] == pytest.approx(ordered["score"].to_list(), rel=1e-3)
+        seen |= {strength for _, strength in shown.text}
+    assert {-2, -1, 0, 1, 2} >= seen
+    assert len(seen) >= 4
+    page = write_explanation(tmp_path / "page.html", found).read_text()
+    assert "words are scored by gradient-dot all the same" in page
+    assert page.count('<mark class="n') == 1 + sum(strength < 0 for shown in all_of(one) for _, strength in shown.text)
+
+
 def test_a_long_text_is_cut_and_says_by_how_much(texts: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imprint.reporting.explanation.EXAMPLE_CHARACTERS", 8)
     (one,) = explain(texts, traced(texts, "bm25")).queries
@@ -260,7 +297,7 @@ def opened(browser: Browser, path: Path, found: Explanation, width: int = 1280, 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("which", ["table", "texts", "pictures", "hostile"])
+@pytest.mark.parametrize("which", ["table", "texts", "read", "pictures", "hostile"])
 def test_the_page_is_silent_and_fits(
     browser: Browser, tmp_path: Path, request: pytest.FixtureRequest, which: str, width: int, dark: bool
 ) -> None:

@@ -15,7 +15,8 @@ from imprint.answers import Findings, Verdict, load_answer
 from imprint.errors import MethodError
 from imprint.fleets import Member, share
 from imprint.recording import Run
-from imprint.verifying.edits import Kept, plan, suggested_values
+from imprint.verifying.edits import plan, suggested_values
+from imprint.verifying.kept import Kept
 
 NOISE = 0.3
 

@@ -102,7 +102,7 @@ def test_nothing_is_trained_twice(
     run: Run, oracle: imprint.Attribution, trust: Trust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[int] = []
-    module = sys.modules["imprint.verifying.edits"]
+    module = sys.modules["imprint.verifying.kept"]
     execute = module.execute
 
     def counted(shared, members, *, numbers, **more):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,7 +12,9 @@ from imprint.errors import LearnerError
 from imprint.fitting.data import Data, training_rows
 from imprint.fitting.heads import solve_head
 from imprint.fitting.learner import OBJECT, Learner
+from imprint.fitting.losses import loss_from, resolved
 from imprint.fitting.seeds import derive
+from imprint.fitting.sharded import Sharded, Sharding
 from imprint.tasks import Task
 
 if TYPE_CHECKING:
@@ -23,7 +26,16 @@ def fit_task(learner: Learner, corpus: Corpus) -> Task:
     target = corpus.target
     if learner.task == "regression":
         target = target.gather(training_rows(corpus))
-    return tasks.fit(learner.task, target)
+    return with_loss(tasks.fit(learner.task, target), learner)
+
+
+def with_loss(task: Task, learner: Learner) -> Task:
+    """The task, to be trained with the learner's loss.
+
+    Raises:
+        LearnerError: It is not one for this task.
+    """
+    return replace(task, criterion=loss_from(resolved(learner.loss, task.name)))
 
 
 def encoder_for(corpus: Corpus, learner: Learner) -> Any:
@@ -43,13 +55,21 @@ def require_code(model: Any) -> None:
 def build(learner: Learner, encoder: Any, task: Task, seed: int | None = None) -> nn.Module:
     """A new module with initial weights of the learner's seed (or another one)."""
     require_code(learner.model)
-    return models.module_for(
-        learner.model,
-        encoder.shape,
-        task.width,
-        derive(learner.seed if seed is None else seed, "weights"),
-        normalisation=encoder.normalisation,
-    )
+    seed = learner.seed if seed is None else seed
+
+    def one(*purpose: str | int) -> nn.Module:
+        return models.module_for(
+            learner.model,
+            encoder.shape,
+            task.width,
+            derive(seed, *purpose),
+            normalisation=encoder.normalisation,
+            codes=getattr(encoder, "codes", 0),
+        )
+
+    if learner.deletable is None:
+        return one("weights")
+    return Sharded([one("shard", number, "weights") for number in range(Sharding.read(learner.deletable).shards)])
 
 
 def has_epochs(model: Any) -> bool:

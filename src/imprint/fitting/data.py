@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from imprint.corpus.hashing import hash_series
 from imprint.errors import ResourceError
 from imprint.fitting.memory import available_memory
 from imprint.fitting.progress import Progress, silent
@@ -42,12 +43,14 @@ class Data:
         target: Encoded targets `[row, ...]`.
         weight: Per-example weights `[row]`, or None for all one.
         splits: Rows of each split, ascending; "train" is what a training reads.
+        keys: A hash of each row's id, where the corpus has been read for them: what a sharded training parts examples by.
     """
 
     inputs: Shaped[Tensor, "row ..."]
     target: Shaped[Tensor, "row ..."]
     weight: Shaped[Tensor, " row"] | None
     splits: Mapping[str, Int[Tensor, " example"]]
+    keys: Int[Tensor, " row"] | None = None
 
     @property
     def rows(self) -> Int[Tensor, " example"]:
@@ -101,7 +104,8 @@ def encode(
     splits = {name: torch.from_numpy(np.asarray(corpus.rows(name), dtype=np.int64)) for name in corpus.splits}
     splits["train"] = torch.from_numpy(np.asarray(training_rows(corpus), dtype=np.int64))
     weight = None if corpus.weights is None else torch.from_numpy(np.array(corpus.weights, dtype=np.float32))
-    return Data(inputs, task.encode(corpus.target), weight, splits)
+    keys = torch.from_numpy(hash_series(corpus.ids).view(np.int64))
+    return Data(inputs, task.encode(corpus.target), weight, splits, keys)
 
 
 def encode_inputs(

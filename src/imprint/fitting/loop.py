@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -22,11 +23,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from imprint.errors import LearnerError
 from imprint.fitting.augment import flip_crop
 from imprint.fitting.data import Data
+from imprint.fitting.feedback import Feedback, gradient_bound
 from imprint.fitting.learner import OBJECT, Learner
 from imprint.fitting.progress import Progress, silent
-from imprint.fitting.samplers import SamplerState, Shuffled
+from imprint.fitting.samplers import Shuffled, checked
+from imprint.fitting.samplers import visits as visits_of
 from imprint.fitting.schedule import factor
 from imprint.fitting.seeds import derive, generator
+from imprint.models import features
 from imprint.tasks import Batch, Task
 
 PROGRESS_SECONDS = 0.2
@@ -50,6 +54,7 @@ class State:
         weights: Weight of each visit, or None.
         losses: Mean loss and number of examples of each step of the epoch so far.
         seconds: Training time so far, in this and earlier sittings.
+        feedback: What the sampler is told, and what it keeps itself.
     """
 
     module: nn.Module
@@ -64,6 +69,7 @@ class State:
     losses: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
     learning_rate: float = 0.0
+    feedback: Feedback = field(default_factory=lambda: Feedback(0))
 
     @property
     def model(self) -> nn.Module:
@@ -126,7 +132,8 @@ def train(
     """Train a module on the training rows of `data`.
 
     Args:
-        module: Initialised module; it is changed in place.
+        module: Initialised module; it is changed in place. If it has a method `penalty()`, what that says of the batch that it has just
+            read is added to the batch's loss.
         task: Gives outputs and per-example losses.
         data: Encoded examples.
         learner: A resolved learner (`Learner.resolve`).
@@ -140,6 +147,8 @@ def train(
     """
     if not (learner.epochs and learner.batch_size and learner.learning_rate):
         raise LearnerError("train() takes a resolved learner.", "Call learner.resolve(corpus) first.")
+    if learner.deletable is not None:
+        raise LearnerError("train() trains one module, and this learner has shards.", "Call train_sharded().")
     device = torch.device(learner.device)
     module = module.to(device)
     if device.type == "cuda" and data.inputs.dim() == 4:
@@ -161,17 +170,23 @@ def train(
         _optimizer(module, learner),
         _average(module, learner),
         torch.amp.GradScaler(device.type, enabled=learner.precision == "float16"),
+        feedback=Feedback.of(sampler, size),
     )
     loss = float("nan")
+    penalty = getattr(module, "penalty", None)
     with _own_randomness(device):
         if resume is not None:
             resume(state)
         module.train()
         while state.epoch < learner.epochs or state.place:
+            sitting = shown = time.perf_counter()
+            earlier = state.seconds
             if not state.place:  # a new epoch; otherwise one that a checkpoint interrupted
                 state.epoch += 1
-                draw = SamplerState(state.epoch, learner.epochs, size, generator(learner.seed, "shuffle", state.epoch))
-                state.indices, state.weights = _checked(sampler.epoch(draw), size)
+                draw = state.feedback.asked(
+                    state.epoch, learner.epochs, learner.seed, lambda: features_of(state.model, inputs, rows, device)
+                )
+                state.indices, state.weights = checked(sampler.epoch(draw), size, visits_of(sampler, size))
                 state.losses = []
                 torch.manual_seed(derive(learner.seed, "dropout", state.epoch))
             bounds = batch_bounds(len(state.indices), learner.batch_size)
@@ -181,8 +196,6 @@ def train(
             visit_weight = None if weight is None else weight.index_select(0, indices)
             if state.weights is not None:
                 visit_weight = state.weights.to(device) * (1.0 if visit_weight is None else visit_weight)
-            sitting = shown = time.perf_counter()
-            earlier = state.seconds
             for batch_number in range(bounds.index(state.place), steps):
                 begin, end = bounds[batch_number], bounds[batch_number + 1]
                 chosen = visits[begin:end]
@@ -205,8 +218,10 @@ def train(
                 with mixed:
                     outputs = task.outputs(module, batch)
                 outputs = outputs.float()
-                losses = task.loss(outputs, batch)
+                losses = task.objective(outputs, batch)
                 mean = losses.mean() if batch.weight is None else (losses * batch.weight).mean()
+                if penalty is not None:
+                    mean = mean + penalty()
                 state.optimizer.zero_grad(set_to_none=True)
                 state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
                 state.scaler.step(state.optimizer)
@@ -217,14 +232,23 @@ def train(
                 state.place = end
                 state.losses.append(mean.detach())
                 seen = outputs.detach()
+                state.feedback.tell(
+                    begin,
+                    len(indices),
+                    losses.detach(),
+                    partial(gradient_bound, partial(task.objective, batch=batch), seen),
+                )
+                if observers:
+                    # What is recorded as a loss is always the task's own, in nats.
+                    own = losses.detach() if task.criterion is None else task.loss(seen, batch)
                 for observer in observers:
-                    observer.on_batch(state.step, state.epoch, indices[begin:end], seen, losses.detach())
+                    observer.on_batch(state.step, state.epoch, indices[begin:end], seen, own)
                 now = time.perf_counter()
                 if now - shown > PROGRESS_SECONDS:
                     shown = now
                     progress(
                         "train",
-                        (state.epoch - 1) * size + end,
+                        int((state.epoch - 1 + end / len(indices)) * size),
                         learner.epochs * size,
                         {"epoch": f"{state.epoch}/{learner.epochs}"},
                     )
@@ -238,6 +262,7 @@ def train(
                     f"Lower learning_rate (now {learner.learning_rate:g}), or look for extreme values in the inputs.",
                 )
             state.place, state.losses = 0, []
+            state.feedback.end(state.indices)
             state.seconds = earlier + time.perf_counter() - sitting
             for observer in observers:
                 observer.on_epoch(state, loss)
@@ -258,6 +283,14 @@ def as_input(inputs: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and inputs.dim() == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     return inputs
+
+
+def features_of(
+    module: nn.Module, inputs: Tensor, rows: Tensor, device: torch.device, size: int = 1024
+) -> Float[Tensor, "example feature"]:
+    """Features of some rows by a module in training, which stays in the mode that it is in; on the CPU."""
+    parts = (inputs.index_select(0, chosen.to(inputs.device)) for chosen in torch.split(rows, size))
+    return torch.cat([features(module, as_input(_to_device(part, device), device)).cpu() for part in parts])
 
 
 @torch.inference_mode()
@@ -345,21 +378,6 @@ def normalised_weights(data: Data, device: torch.device) -> Tensor | None:
     if data.weight is None:
         return None
     return mean_one(data.weight[data.rows].float()).to(device)
-
-
-def _checked(drawn: tuple[Tensor, Tensor | None], size: int) -> tuple[Tensor, Tensor | None]:
-    indices, weights = drawn
-    if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= size:
-        raise LearnerError(
-            f"The sampler gave {'no index' if not indices.numel() else f'indices outside 0..{size - 1}'}.",
-            "A sampler returns indices into the training rows, at least one per epoch.",
-        )
-    if weights is not None and weights.shape != indices.shape:
-        raise LearnerError(
-            f"The sampler gave {len(indices)} indices and {len(weights)} weights.",
-            "Give one weight per index, or None.",
-        )
-    return indices, weights
 
 
 def batch_bounds(visits: int, batch_size: int) -> list[int]:

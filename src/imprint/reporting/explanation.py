@@ -1,8 +1,10 @@
 """A prediction beside the training examples that an attribution holds responsible for it: what there is to show of each.
 
-Images become thumbnails. In texts, the words that the query and an example share are marked, the rarer in the training texts the stronger:
-that compares the texts, and is not what the model looked at. In rows of a table, the cells that differ from the query's are marked: numbers
-by more than half a standard deviation of their column, everything else by any difference.
+Images become thumbnails. In texts that the model reads word by word, words are marked by their scores (`imprint.tracing.tokens`): in the
+query by what they do for its own margin, in an example by what they do for the help that training on it is to the query. In texts that it
+reads as one vector, the words that the query and an example share are marked, the rarer in the training texts the stronger: that compares
+the texts, and is not what the model looked at. In rows of a table, the cells that differ from the query's are marked: numbers by more than
+half a standard deviation of their column, everything else by any difference.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from imprint.errors import IdError, ImprintError
 from imprint.recording import Run
 from imprint.reporting.thumbnails import small
 from imprint.reporting.words import word
+from imprint.tracing.tokens import Words, reads_words
 
 QUERY_PIXELS, EXAMPLE_PIXELS = 320, 160
 QUERY_CHARACTERS, EXAMPLE_CHARACTERS = 6000, 1500
@@ -37,6 +40,9 @@ COMMON, FREQUENT = 0.2, 0.02
 # Numbers differ from here, in standard deviations of their column.
 APART = 0.5
 WORD = re.compile(r"\w+")
+# A word with a score from these shares of the largest in its text is marked weakly, or strongly; and so many are named in a list.
+WEAK, STRONG = 0.15, 0.5
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,12 @@ class Shown:
         score: Of the attribution.
         picture: Of an image or of an array that is one.
         line: Numbers of any other array, scaled to 0..1.
-        text: Pieces of a text with the strength of their mark: 0, 1 or 2.
+        text: Pieces of a text with the strength of their mark: 0, 1 or 2; negative of a word that speaks or works against the query.
         cut: How many characters of the text were left out.
         cells: Of the other columns, in the order of `Explanation.columns`.
         marks: Words that it shares with the query (of the query: with its most helpful examples), the rarest first; or columns in which it
             differs.
+        words: Of a text that the model reads word by word: the words with the largest scores, by size, and these.
     """
 
     id: str
@@ -94,6 +101,7 @@ class Shown:
     cut: int = 0
     cells: tuple[Cell, ...] = ()
     marks: tuple[str, ...] = ()
+    words: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Explanation:
         higher: What a higher score means.
         examples: How many training examples were compared.
         modality: Of the corpus.
-        marked: "words", "columns" or "": what the marks are about.
+        marked: "scores" (of words), "words" (that are shared), "columns" or "": what the marks are about.
         columns: Names of the cells.
         more_columns: How many columns are not shown.
         queries: The queries that are shown.
@@ -185,14 +193,15 @@ def explain(run: Run, attribution: Attribution, queries: Sequence[str] | None = 
         own = table.filter(pl.col("query") == name).select("id", "rank", "score")
         found.append(look.beside(shown[name], [(shown[id], rank, score) for id, rank, score in own.iter_rows()]))
     trust = f"trust-{attribution.method}"
-    known = run.answer(trust) if trust in run.answers() else None
+    judged = [name for name in (trust, f"{trust}-tail-patch") if name in run.answers()]
+    known = run.answer(judged[0]) if judged else None
     return Explanation(
         run=str(run.path),
         method=attribution.method,
         higher=attribution.higher[attribution.method],
         examples=attribution.examples,
         modality=run.corpus.modality,
-        marked="words" if look.texts else "columns" if look.cells else "",
+        marked="scores" if look.words else "words" if look.texts else "columns" if look.cells else "",
         queries=tuple(found),
         columns=tuple(look.cells),
         more_columns=look.more_columns,
@@ -227,12 +236,13 @@ class _Look:
         numeric = [name for name in self.cells if kinds[name] == "numeric"]
         rows = run.rows()
         some = np.sort(np.random.default_rng(0).choice(rows, min(SAMPLE, len(rows)), replace=False))
+        self.words = _words(run) if self.texts else None
         self.spread: dict[str, float] = {}
         self.share: dict[str, float] = {}
         if numeric:
             frame = self.corpus.read(some, numeric)
             self.spread = {name: float(frame[name].cast(pl.Float64).std() or 0.0) for name in numeric}  # type: ignore[arg-type]
-        if self.texts:
+        if self.texts and self.words is None:
             said = pl.Series(
                 [" ".join(value or "" for value in row) for row in self.corpus.read(some, self.texts).iter_rows()]
             )
@@ -280,6 +290,8 @@ class _Look:
 
     def beside(self, query: _Seen, examples: Sequence[tuple[_Seen, int, float]]) -> Explained:
         """A query and its examples, compared."""
+        if self.words is not None:
+            return self.read(self.words, query, examples)
         helpful = frozenset().union(*(one.words for one, rank, _ in examples if rank > 0))
         made = [
             self.drawn(one, query, EXAMPLE_PIXELS, EXAMPLE_CHARACTERS, query.words, rank, score)
@@ -289,6 +301,26 @@ class _Look:
             self.drawn(query, query, QUERY_PIXELS, QUERY_CHARACTERS, helpful),
             tuple(one for one in made if one.rank > 0),
             tuple(one for one in made if one.rank < 0),
+        )
+
+    def read(self, words: Words, query: _Seen, examples: Sequence[tuple[_Seen, int, float]]) -> Explained:
+        """A query and its examples, with their words' scores."""
+        asked, *rows = self.corpus.rows_of([query.shown.id, *(one.shown.id for one, _, _ in examples)]).tolist()
+        scores = [words.of_query(asked), *words.of_examples(asked, rows)]
+        tables = words.table([asked, *rows], scores)
+        texts = self.run.encoder.texts(self.corpus.read([asked, *rows]))
+        made = []
+        shown = [(query, 0, None, QUERY_CHARACTERS), *((*one, EXAMPLE_CHARACTERS) for one in examples)]
+        for (one, rank, score, characters), table, text in zip(shown, tables, texts, strict=True):
+            named = table.filter(pl.col("word") != "").sort(pl.col("score").abs(), descending=True).head(MOST_NAMED)
+            made.append(
+                replace(
+                    one.shown, rank=rank, score=score, text=weighed(text[:characters], table),
+                    cut=max(0, len(text) - characters), words=tuple(named.select("word", "score").iter_rows()),
+                )
+            )  # fmt: skip
+        return Explained(
+            made[0], tuple(one for one in made[1:] if one.rank > 0), tuple(one for one in made[1:] if one.rank < 0)
         )
 
     def drawn(
@@ -357,6 +389,36 @@ class _Look:
             if array is not None and array.dtype.kind in "fiub":
                 return None, _line(array.reshape(-1).astype(np.float64))
         return None, ()
+
+
+def weighed(text: str, table: pl.DataFrame) -> tuple[tuple[str, int], ...]:
+    """A text in pieces, with the strength and the sign of their mark.
+
+    Args:
+        text: The text, or its beginning.
+        table: Of `imprint.tracing.tokens`.
+
+    >>> weighed("not bad", pl.DataFrame({"word": ["not", "bad"], "start": [0, 4], "end": [3, 7], "score": [-1.0, 0.2]}))
+    (('not', -2), (' ', 0), ('bad', 1))
+    """
+    largest = float(table["score"].abs().max() or 0.0)  # type: ignore[arg-type]
+    pieces: list[tuple[str, int]] = []
+    end = 0
+    for _, start, stop, score in table.iter_rows():
+        share = abs(score) / largest if largest > 0 else 0.0
+        if share >= WEAK and stop <= len(text):
+            strength = 2 if share >= STRONG else 1
+            pieces += [(text[end:start], 0), (text[start:stop], strength if score > 0 else -strength)]
+            end = stop
+    return tuple(piece for piece in [*pieces, (text[end:], 0)] if piece[0])
+
+
+def _words(run: Run) -> Words | None:
+    """Scores of words, where the run's model reads words and is at hand."""
+    try:
+        return Words(run) if reads_words(run) else None
+    except ImprintError:
+        return None
 
 
 def _line(numbers: np.ndarray) -> tuple[float, ...]:

@@ -51,4 +51,5 @@ def from_spec(spec: Mapping[str, Any]) -> Task:
     """Rebuild a task from `Task.spec()`, as it stands in a run's manifest."""
     fields = dict(spec)
     task = TASKS[fields.pop("name")]
-    return task(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return task(**known)

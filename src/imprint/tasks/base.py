@@ -8,7 +8,8 @@ whose first axis is the example. Outputs may carry further axes (classes, labels
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import polars as pl
@@ -41,9 +42,14 @@ class Task(ABC):
     """How outputs, per-example loss and metrics follow from a model and a batch.
 
     A task is fitted once on raw targets (`Task.fit`), after which it is immutable and can be written as JSON (`spec`).
+
+    Attributes:
+        criterion: What a learner trains with instead of the task's own loss (`imprint.fitting.losses`); it is the learner's and so
+            no part of the task's `spec`.
     """
 
     name: ClassVar[str]
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, kw_only=True, repr=False)
 
     @classmethod
     @abstractmethod
@@ -69,7 +75,11 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Float[Tensor, "example *axes"], batch: Batch) -> Float[Tensor, " example"]:
-        """Unweighted loss of each example."""
+        """Unweighted loss of each example: its negative log-likelihood in nats."""
+
+    def objective(self, outputs: Float[Tensor, "example *axes"], batch: Batch) -> Float[Tensor, " example"]:
+        """What a training makes small: the learner's loss, which is the task's own unless the learner names another."""
+        return self.loss(outputs, batch) if self.criterion is None else self.criterion(outputs, batch.target)
 
     @abstractmethod
     def margin(self, outputs: Float[Tensor, "example *axes"], target: Tensor) -> Float[Tensor, " example"]:

@@ -10,26 +10,25 @@ right on a copy was no merit.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imprint.answers import Findings, Verdict
 from imprint.errors import MethodError
-from imprint.fitting import Progress, reporter, silent
-from imprint.fleets import Member, Shared, execute, share
+from imprint.fitting import Progress, reporter
+from imprint.fleets import Member, Shared, share
 from imprint.recording import Run, load
 from imprint.recording.needs import Outputs
 from imprint.verifying.interval import crossed_interval
+from imprint.verifying.kept import Kept
 
 # What no test set can show: with fewer examples than this an interval says more about the test set than about the edits.
 FEWEST_TEST_EXAMPLES = 10
@@ -171,57 +170,3 @@ def test_rows(shared: Shared, run: Run, findings: Findings) -> tuple[Tensor, int
 
 def _nothing(edits: Edits) -> tuple[np.ndarray, np.ndarray, Tensor]:
     return edits.drop[:0], edits.relabel[:0], edits.target[:0]
-
-
-class Kept:
-    """Trains members and keeps their outputs on the test rows, so that none is trained twice.
-
-    Args:
-        folder: Where outputs are kept, or None to keep nothing.
-        shared: What the members have in common.
-        test: Rows whose outputs are wanted.
-        corpus: Fingerprint of the corpus, whose inputs and weights the members are trained on.
-    """
-
-    def __init__(self, folder: str | Path | None, shared: Shared, test: Tensor, corpus: str) -> None:
-        self.folder, self.shared, self.test = None if folder is None else Path(folder), shared, test
-        self.corpus = corpus
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-
-    def train(self, members: Sequence[Member], progress: Progress = silent) -> list[Tensor]:
-        """Outputs of members on the test rows, trained now or earlier. All that are left to train are trained as one fleet."""
-        found: dict[int, Tensor] = {}
-        for number, member in enumerate(members):
-            kept = self.folder and self.folder / f"{self.key(member)}.safetensors"
-            if kept and kept.exists():
-                found[number] = load_file(kept)["outputs"]
-        missing = [number for number in range(len(members)) if number not in found]
-        earlier = len(found)
-
-        def told(label: str, done: int, total: int, facts: Mapping[str, str] | None = None) -> None:
-            progress("verify", earlier + done, len(members), facts)
-
-        trained = execute(self.shared, members, queries=self.test, executor="steady", numbers=missing, progress=told)
-        for finished in trained:
-            for number, outputs in zip(finished.numbers, finished.outputs, strict=True):
-                found[number] = outputs
-                if self.folder:
-                    self._keep(members[number], outputs)
-        progress("verify", len(members), len(members))
-        return [found[number] for number in range(len(members))]
-
-    def _keep(self, member: Member, outputs: Tensor) -> None:
-        assert self.folder is not None
-        kept = self.folder / f"{self.key(member)}.safetensors"
-        scratch = kept.with_suffix(".partial")
-        save_file({"outputs": outputs.contiguous()}, scratch)
-        scratch.replace(kept)
-
-    def key(self, member: Member) -> str:
-        """16 hex digits that differ where the corpus, the training or the test rows differ."""
-        about = json.dumps([self.corpus, self.shared.learner.spec()], sort_keys=True)
-        digest = hashlib.blake2b(about.encode(), digest_size=8)
-        for part in (torch.tensor(member.seed), torch.as_tensor(member.rows), member.target, self.test):
-            digest.update(torch.as_tensor(part).contiguous().numpy().tobytes())
-        return digest.hexdigest()

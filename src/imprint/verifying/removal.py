@@ -30,7 +30,7 @@ from imprint.recording.evidence import derive_field
 from imprint.recording.needs import Outputs
 from imprint.tracing.datamodeling import drawn, percentiles
 from imprint.tracing.factors import slices
-from imprint.verifying.edits import Kept
+from imprint.verifying.kept import Kept
 
 # A margin above this is a right prediction; of a quantity the margin is minus the error, and right is half a standard deviation.
 RIGHT = {"regression": -0.5}
