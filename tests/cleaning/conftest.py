@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 
+import imprint
 from imprint import tasks
 from imprint.errors import EvidenceError
 from imprint.recording.needs import Dynamics, Features, Need, OutOfFold
@@ -31,6 +32,7 @@ class MemoryCorpus:
         default_factory=lambda: pl.DataFrame(schema={"position": pl.Int64, "reason": pl.String})
     )
     fingerprint: str = "0" * 16
+    groups: pl.Series | None = None
 
     def __post_init__(self) -> None:
         self.ids = pl.Series([f"r{row}" for row in range(len(self.inputs))])
@@ -125,3 +127,19 @@ def corpus_of() -> Any:
 def run_of() -> Any:
     """Makes a run: `run_of(corpus, logits, features=None, out_of_fold=None)`."""
     return MemoryRun
+
+
+@pytest.fixture(scope="session")
+def grouped_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A recorded logistic regression: label = sign of x, turned around in the group "odd", which is no input; 1,500 rows."""
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, 1500))
+    group = rng.choice(["even", "odd", "plain"], 1500, p=[0.4, 0.2, 0.4])
+    label = np.where((x > 0) ^ (group == "odd"), "high", "low")
+    folder = tmp_path_factory.mktemp("grouped")
+    frame = pl.DataFrame(
+        {"x": x, "noise": noise, "team": group, "label": label, "split": np.where(np.arange(1500) % 2, "train", "test")}
+    )
+    corpus = imprint.open(frame, target="label", inputs=["x", "noise"], split="split", store=folder / "store")
+    corpus = replace(corpus, groups=pl.Series("team", group))
+    return imprint.fit(imprint.Learner("linear", epochs=8), corpus, folder / "run", progress=False)

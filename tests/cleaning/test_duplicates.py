@@ -19,7 +19,19 @@ from imprint.cleaning.groups import connected
 from imprint.cleaning.images import near_duplicate_images, thumbnails
 from imprint.cleaning.near import dimension, near_duplicate_arrays, near_duplicate_rows, near_pairs
 from imprint.cleaning.neighbours import neighbours
-from imprint.cleaning.texts import jaccard, near_duplicate_texts, normalised
+from imprint.cleaning.texts import (
+    BANDS,
+    HASHES,
+    LEAST,
+    NEAR,
+    candidates,
+    distinct,
+    jaccard,
+    minhash,
+    near_duplicate_texts,
+    normalised,
+    signatures,
+)
 
 
 def rows_of(flags: Flags, suggestion: str | None = None) -> set[int]:
@@ -142,6 +154,98 @@ def test_jaccard_is_that_of_the_sets(first: str, second: str) -> None:
     union = sets[0] | sets[1]
     expected = len(sets[0] & sets[1]) / len(union) if union else 0.0
     assert jaccard(texts, np.array([[0, 1]])).item() == pytest.approx(expected)
+
+
+def pairs_of(similarity: float, count: int, rng: np.random.Generator) -> pl.Series:
+    """Pairs of texts, one after the other, of 400 letters at random; as many in front are shared as the similarity asks for."""
+    letters = np.frombuffer(string.ascii_lowercase.encode(), np.uint8)
+    # Of r runs in each set, c are common: c / (2 r - c) = similarity.
+    shared = round(395 * 2 * similarity / (1 + similarity)) + 5
+    both = letters[rng.integers(0, 26, (count, 2, 400))]
+    both[:, 1, :shared] = both[:, 0, :shared]
+    return pl.Series([row.tobytes().decode() for row in both.reshape(-1, 400)])
+
+
+@pytest.mark.parametrize("similarity", [0.5, 0.7, 0.8])
+def test_bands_agree_as_often_as_the_formula_says(similarity: float) -> None:
+    """A band of 6 hashes is equal with probability s^6, and one of 16 bands with 1 - (1 - s^6)^16, s being the exact similarity of
+    each pair. Pairs are independent: four standard errors are allowed for them; bands of a pair are not quite, which the largest
+    variance (as if all were one) covers."""
+    count = 1500
+    texts = pairs_of(similarity, count, np.random.default_rng(0))
+    known = np.arange(2 * count).reshape(-1, 2)
+    exact = jaccard(texts, known)
+    assert exact == pytest.approx(similarity, abs=0.01)
+    signed = minhash(texts)
+    assert signed.shape == (2 * count, BANDS)
+    equal = signed[::2] == signed[1::2]
+    band = exact.mean() ** HASHES
+    assert abs(equal.mean() - band) < 4 * np.sqrt(band * (1 - band) / count)
+    found = {tuple(pair) for pair in candidates(signed).tolist()}
+    expected = (1 - (1 - exact**HASHES) ** BANDS).mean()
+    share = np.mean([tuple(pair) in found for pair in known.tolist()])
+    assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
+
+
+def test_copies_above_the_threshold_are_candidates() -> None:
+    """A pair at the threshold is missed with probability 0.0003, one at 0.9 with 2e-6: of 3,000 and 1,000, five misses are unlikely
+    (1 in 500) and more than eight impossible for practical purposes; the seed is fixed."""
+    rng = np.random.default_rng(1)
+    for similarity, count, most in ((NEAR + 0.005, 3000, 5), (0.9, 1000, 0)):
+        texts = pairs_of(similarity, count, rng)
+        known = np.arange(2 * count).reshape(-1, 2)
+        assert jaccard(texts, known).min() >= NEAR
+        found = {tuple(pair) for pair in candidates(minhash(texts)).tolist()}
+        assert sum(tuple(pair) not in found for pair in known.tolist()) <= most
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * BANDS), max_size=15))
+def test_candidates_join_all_that_share_a_band(rows: list[tuple[int, ...]]) -> None:
+    """Texts with an equal band come into one group, whatever the size of the bucket; zeros are never candidates; no pair is
+    without a common band."""
+    keys = np.array(rows, np.uint64).reshape(-1, BANDS)
+    keys[:, 0] = np.where(keys.any(1), keys[:, 0] + 1, 0)  # the first band is 0 where all are
+    signed = keys * np.uint64(0x9E3779B97F4A7C15)
+    pairs = candidates(signed)
+    assert np.all(pairs[:, 0] < pairs[:, 1])
+    assert len(np.unique(pairs, axis=0)) == len(pairs)
+    assert all((signed[one] == signed[other]).any() for one, other in pairs)
+    group = connected(pairs, len(keys))
+    for one in range(len(keys)):
+        for other in range(one):
+            if keys[one].any() and keys[other].any() and (keys[one] == keys[other]).any():
+                assert group[one] == group[other] >= 0
+        assert keys[one].any() or group[one] < 0
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=50))
+def test_distinct(values: list[int]) -> None:
+    assert distinct(np.array(values, np.uint64)).tolist() == sorted(set(values))
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+def test_only_letters_and_digits_are_compared(texts: list[str]) -> None:
+    frame = pl.DataFrame({"t": texts}, schema={"t": pl.String})
+    plain = frame["t"].str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
+    assert normalised(frame, ["t"]).to_list() == plain.to_list()
+
+
+def test_signatures_in_threads_are_those_of_all_texts(corpus_of: Any) -> None:
+    """More texts than one thread takes at once, some of them too short, and empty, at the borders."""
+    rng = np.random.default_rng(0)
+    texts = [f"{number} {word}" * 6 for number, word in enumerate(words(rng, 4500))]
+    texts[2046:2050] = ["", "short", "", "?"]
+    frame = pl.DataFrame({"text": texts})
+    rows = rng.permutation(4500)
+    signed = signatures(corpus_of(frame, ["a"] * 4500, {"text": "text"}, "text"), rows, ["text"])
+    assert np.array_equal(signed, minhash(normalised(frame, ["text"]))[rows])
+    assert np.flatnonzero(~signed.any(1)).tolist() == np.flatnonzero((rows >= 2046) & (rows < 2050)).tolist()
+
+
+@pytest.mark.parametrize("length", [LEAST + 4, LEAST + 5])
+def test_texts_are_compared_from_twenty_runs_on(length: int) -> None:
+    signed = minhash(pl.Series([string.ascii_lowercase[:length]]))
+    assert signed.any() == (length - 5 >= LEAST)
 
 
 def test_texts_without_letters(corpus_of: Any) -> None:

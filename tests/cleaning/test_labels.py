@@ -15,12 +15,14 @@ from sklearn.model_selection import cross_val_predict
 from torch import nn
 
 from imprint.cleaning import clean, label_quality
+from imprint.cleaning.residuals import trajectory_residual
 from imprint.cleaning.trajectories import (
+    confident_learning,
     epoch_weights,
     judge_labels,
     memorised,
+    softened,
     trajectory_confidence,
-    trajectory_residual,
 )
 from imprint.errors import EvidenceError, MethodError
 
@@ -256,3 +258,27 @@ def test_epochs_count_by_how_well_they_generalised() -> None:
     believed = trajectory_confidence(probabilities, target, torch.tensor([3.0, 0.5]))
     assert doubtful.item() == pytest.approx((0.1 - 0.45 + 0.5) / 1.5)
     assert believed.item() == pytest.approx((0.99 - 0.005 + 0.5) / 1.5)
+
+
+def test_who_is_surer_than_right_does_not_relabel() -> None:
+    """A model that gives 0.95 and is right about six labels in ten: nothing else changes, but no other label is clear any more."""
+    target = torch.arange(400) % 2
+    guess = torch.where(torch.arange(400) % 5 < 3, target, 1 - target)
+    sure = torch.full((400, 2), 0.05).scatter(1, guess[:, None], 0.95)
+    flags = confident_learning(sure, target, ["a", "b"])
+    assert set(flags.suggestion) == {"drop"}
+    np.testing.assert_allclose(flags.severity, 0.95, atol=1e-6)
+    plain = judge_labels((guess != target).numpy(), sure, 1 - sure[:, 0], target, ["a", "b"], "out of fold")
+    assert set(plain.suggestion) == {"relabel"}
+    assert np.array_equal(plain.row, flags.row)
+
+
+def test_softening_never_sharpens_and_keeps_the_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(200, 4, generator=generator).softmax(1)  # far less sure than right
+    right = probabilities.argmax(1)
+    torch.testing.assert_close(softened(probabilities, right), probabilities, atol=2e-3, rtol=0)
+    wrong = torch.randint(0, 4, (200,), generator=generator)
+    found = softened(probabilities**8 / (probabilities**8).sum(1, keepdim=True), wrong)
+    assert torch.equal(found.argsort(1), probabilities.argsort(1))
+    torch.testing.assert_close(found.sum(1), torch.ones(200))

@@ -14,7 +14,8 @@ from PIL import Image
 
 import imprint
 from imprint.corpus import Corpus
-from imprint.corpus.images import look
+from imprint.corpus.images import look, look_at_all, read_file
+from imprint.corpus.store import _file_bytes
 from imprint.errors import ColumnError, MissingExtra, SourceError
 
 
@@ -143,6 +144,25 @@ def test_a_changed_file_is_opened_anew(tmp_path: Path) -> None:
     (tmp_path / "cat" / "0.png").write_bytes(png(99))
     os.utime(tmp_path / "cat" / "0.png", ns=(1, 1))
     assert imprint.open(tmp_path).fingerprint != first.fingerprint
+
+
+def test_many_are_looked_at_and_read_in_their_order(tmp_path: Path) -> None:
+    """Several files at a time per thread: what is broken, missing or of another size is told of the right one."""
+    names = [f"{k:03d}.png" for k in range(340)]
+    files = fill(tmp_path, names) | {"037.png": b"hello", "038.png": png(38, side=9)}
+    for name in ("037.png", "038.png"):
+        (tmp_path / name).write_bytes(files[name])
+    (tmp_path / "039.png").unlink()
+    looks = list(look_at_all(iter(names), read_file(tmp_path)))
+    assert len(looks) == len(names)
+    assert [k for k, one in enumerate(looks) if one.reason] == [37, 39]
+    assert "cannot be read" in str(looks[39].reason)
+    assert [k for k, one in enumerate(looks) if one.width == 11] == [38]
+    there = [name for name in names if name != "039.png"]
+    for count in (1, 20, 339):
+        assert _file_bytes(tmp_path, there[:count]) == [files[name] for name in there[:count]]
+    with pytest.raises(SourceError, match=r"039\.png was there when the corpus was opened"):
+        _file_bytes(tmp_path, names)
 
 
 def test_reasons_name_what_is_wrong() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from imprint.answers import KINDS, Findings, Scores
+from imprint.cleaning.annotators import annotators, crowdlab, dawid_skene
 from imprint.cleaning.balance import imbalance
 from imprint.cleaning.broken import unreadable
 from imprint.cleaning.confident import (
@@ -20,43 +21,78 @@ from imprint.cleaning.confident import (
     normalized_margin,
     self_confidence,
 )  # fmt: skip
+from imprint.cleaning.conflicts import conflicts
+from imprint.cleaning.cues import spurious_cues
 from imprint.cleaning.duplicates import exact_duplicates
 from imprint.cleaning.flags import Flags, findings_table
 from imprint.cleaning.images import image_quality, near_duplicate_images
+from imprint.cleaning.macro import macro, macro_std
+from imprint.cleaning.multilabel import (
+    confident_learning_multilabel,
+    find_multilabel_issues,
+    label_set_quality,
+    trajectory_multilabel,
+)  # fmt: skip
 from imprint.cleaning.near import near_duplicate_arrays, near_duplicate_rows
 from imprint.cleaning.outlying import outliers
+from imprint.cleaning.overlap import overlap
+from imprint.cleaning.rankings import rankings
+from imprint.cleaning.residuals import out_of_fold_residual, residual_issues, residual_quality, trajectory_residual
+from imprint.cleaning.slices import subgroups
+from imprint.cleaning.stability import ranking_stability, stability
+from imprint.cleaning.subpopulations import subpopulations
 from imprint.cleaning.tabular import columns, leaking_columns
 from imprint.cleaning.texts import near_duplicate_texts
+from imprint.cleaning.tokens import tokens
 from imprint.cleaning.trajectories import (
     confident_learning,
-    rankings,
     trajectory,
     trajectory_confidence,
-    trajectory_multilabel,
-    trajectory_residual,
 )  # fmt: skip
+from imprint.cleaning.transition import estimate_transition, noise_transition
 from imprint.errors import EvidenceError, MethodError, nearest
 from imprint.methods import Method, asked, evaluate, evaluate_all
 
 __all__ = [
     "Flags",
+    "annotators",
     "clean",
     "columns",
     "confidence_weighted_entropy",
     "confident_learning",
+    "confident_learning_multilabel",
+    "conflicts",
+    "crowdlab",
+    "dawid_skene",
+    "estimate_transition",
     "exact_duplicates",
     "find_label_issues",
+    "find_multilabel_issues",
     "image_quality",
     "imbalance",
     "label_quality",
+    "label_set_quality",
     "leaking_columns",
+    "macro",
+    "macro_std",
     "near_duplicate_arrays",
     "near_duplicate_images",
     "near_duplicate_rows",
     "near_duplicate_texts",
+    "noise_transition",
     "normalized_margin",
+    "out_of_fold_residual",
     "outliers",
+    "overlap",
+    "ranking_stability",
+    "residual_issues",
+    "residual_quality",
     "self_confidence",
+    "spurious_cues",
+    "stability",
+    "subgroups",
+    "subpopulations",
+    "tokens",
     "trajectory",
     "trajectory_confidence",
     "trajectory_multilabel",
@@ -126,8 +162,9 @@ def label_quality(run: Any, method: str = "auto") -> Scores:
 
     Args:
         run: A recorded run.
-        method: "trajectory", "confident-learning" (classification), "trajectory-multilabel", "trajectory-residual" (regression),
-            or "auto": the one of these that serves the run's task and needs no further training.
+        method: "trajectory", "confident-learning" (classification), "trajectory-multilabel", "confident-learning-multilabel",
+            "trajectory-residual", "out-of-fold-residual" (regression), or "auto": the one of these that serves the run's task and needs
+            no further training.
 
     Returns:
         Scores with one column, named after the method; higher = more trust.

@@ -121,15 +121,19 @@ def confidence_weighted_entropy(
 
 
 def class_thresholds(
-    confidence: Float[np.ndarray, " example"], target: Int[np.ndarray, " example"], classes: int
+    confidence: Float[np.ndarray, " example"],
+    target: Int[np.ndarray, " example"],
+    classes: int,
+    weights: Float[np.ndarray, " example"] | None = None,
 ) -> Float[np.ndarray, " class"]:
-    """Mean self-confidence of the examples of each class; 2 for a class without examples, so that nothing reaches it.
+    """(Weighted) mean self-confidence of the examples of each class; 2 for a class without examples, so that nothing reaches it.
 
     >>> class_thresholds(np.array([0.5, 0.7, 0.9]), np.array([0, 0, 2]), 3)
     array([0.6, 2. , 0.9])
     """
-    counts = np.bincount(target, minlength=classes)
-    means = np.bincount(target, weights=confidence, minlength=classes) / np.maximum(counts, 1)
+    counts = np.bincount(target, weights, minlength=classes)
+    own = confidence if weights is None else confidence * weights
+    means = np.bincount(target, own, minlength=classes) / np.where(counts > 0, counts, 1)
     return np.where(counts > 0, np.maximum(means, 2 * TOLERANCE), 2.0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from imprint.corpus import Corpus
 
 SIDE, COMPARED, FREQUENCIES = 16, 32, 8
+# Images that a thread decodes before it asks for more: one by one, asking costs as much as decoding a small one.
+PIECE = 64
 # An image whose grey values spread by less than this (of 255) shows nothing.
 BLANK = 2.0
 # Nearly all of an image is darker, or brighter, than this; and it is rare for the corpus to be so.
@@ -58,10 +61,16 @@ def thumbnails(corpus: Corpus) -> Thumbnails:
     found = Thumbnails(
         np.zeros((len(corpus), SIDE, SIDE), np.uint8), np.zeros(len(corpus), np.int32), np.zeros(len(corpus), np.int32)
     )
+
+    def fill(rows: Int[np.ndarray, " row"], some: pl.DataFrame) -> None:
+        for row, encoded in zip(rows.tolist(), some[column], strict=True):
+            found.grey[row], found.width[row], found.height[row] = _grey(encoded)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for rows, frame in corpus.batches(None, [column], size=1024):
-            for row, (pixels, width, height) in zip(rows, pool.map(_grey, frame[column]), strict=True):
-                found.grey[row], found.width[row], found.height[row] = pixels, width, height
+            pieces = range(0, len(rows), PIECE)
+            done = pool.map(fill, [rows[at : at + PIECE] for at in pieces], frame.iter_slices(PIECE))
+            deque(done, maxlen=0)  # waits, and raises what a thread raised
     return found
 
 

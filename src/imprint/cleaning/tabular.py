@@ -109,15 +109,17 @@ def held_out_skill(
     learned: pl.Series, target: np.ndarray, checked: pl.Series, truth: np.ndarray, regression: bool
 ) -> tuple[float, float]:
     """Skill of a one-column model on held-out rows, and the lower end of its 95 % interval."""
-    if learned.dtype.is_numeric() or learned.dtype.is_temporal():
-        said = _tree(_numbers(learned), target, _numbers(checked), regression)
-    else:
-        said = _by_value(learned, target, checked, regression)
+    said = one_column(learned, target, checked, regression)
     if regression:
         left, spread = (truth - said) ** 2, (truth - target.mean()) ** 2
         skill = 1 - left.mean() / max(spread.mean(), 1e-12)
         error = 1.96 * left.std() / np.sqrt(len(left)) / max(spread.mean(), 1e-12)
         return float(skill), float(skill - error)
+    return class_skill(said, truth)
+
+
+def class_skill(said: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """(balanced accuracy - 1/classes) / (1 - 1/classes) of predicted classes, and the lower end of its 95 % interval."""
     hit = (said == truth).astype(float)
     classes, code, counts = np.unique(truth, return_inverse=True, return_counts=True)
     if len(classes) < 2:
@@ -130,17 +132,33 @@ def held_out_skill(
     return float((recall.mean() - chance) / (1 - chance)), float((recall.mean() - error - chance) / (1 - chance))
 
 
+def one_column(
+    learned: pl.Series, target: np.ndarray, checked: pl.Series, regression: bool, leaves: int = 256, least: int = 5
+) -> np.ndarray:
+    """Predictions from one column: by a tree for numbers and dates, else by the commonest class (or mean) of each value.
+
+    Args:
+        leaves, least: Most leaves of the tree, and fewest examples in one.
+    """
+    if learned.dtype.is_numeric() or learned.dtype.is_temporal():
+        return _tree(_numbers(learned), target, _numbers(checked), regression, leaves, least)
+    return _by_value(learned, target, checked, regression)
+
+
 def _numbers(values: pl.Series) -> Float[np.ndarray, "row one"]:
     values = values.to_physical() if values.dtype.is_temporal() else values
     numbers = values.cast(pl.Float64).fill_null(np.nan).to_numpy()
     return np.where(np.isfinite(numbers), numbers, np.nan)[:, None]
 
 
-def _tree(learned: np.ndarray, target: np.ndarray, checked: np.ndarray, regression: bool) -> np.ndarray:
+def _tree(
+    learned: np.ndarray, target: np.ndarray, checked: np.ndarray, regression: bool, leaves: int, least: int
+) -> np.ndarray:
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeRegressor if regression else DecisionTreeClassifier
-    return kind(max_leaf_nodes=256, min_samples_leaf=5, random_state=0).fit(learned, target).predict(checked)
+    tree = kind(max_leaf_nodes=leaves, min_samples_leaf=least, random_state=0)
+    return tree.fit(learned, target).predict(checked)
 
 
 def _by_value(learned: pl.Series, target: np.ndarray, checked: pl.Series, regression: bool) -> np.ndarray:

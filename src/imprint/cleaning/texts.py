@@ -9,13 +9,15 @@ Every candidate pair is then read again and compared exactly, so banding decides
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int, UInt32, UInt64
 
 from imprint.cleaning.flags import Flags
 from imprint.cleaning.groups import connected, judge_groups
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 SHINGLE = 6
 # 16 bands of 6 hashes: a pair of similarity 0.85 is a candidate with probability 0.9997, of 0.8 with 0.99, of 0.5 with 0.22.
 BANDS, HASHES = 16, 6
-# Near duplicates share at least this much of their runs. Measured on shared data: see tests/cleaning/test_texts.py.
+# Near duplicates share at least this much of their runs. What that finds and what it leaves: benchmarks/duplicates.py.
 NEAR = 0.85
 # Texts with fewer runs are too short to tell a near copy from a phrase that people simply say the same way.
 LEAST = 20
-BLOCK_BYTES = 2**20
+# Bytes of text that are hashed together: their runs stay in the processor's second cache.
+BLOCK_BYTES = 2**17
 
 
 @method(
@@ -44,10 +47,7 @@ def near_duplicate_texts(corpus: Corpus) -> Flags:
     """Texts that share at least 85 % of their six-byte runs with another one, but are not equal to it."""
     rows = representatives(corpus)
     columns = [name for name, kind in corpus.kinds.items() if kind == "text"]
-    signatures = np.concatenate(
-        [minhash(texts) for _, frame in corpus.batches(rows, columns) for texts in [normalised(frame, columns)]]
-    )
-    pairs = rows[candidates(signatures)]
+    pairs = rows[candidates(signatures(corpus, rows, columns))]
     pairs = pairs[corpus.content[pairs[:, 0]] != corpus.content[pairs[:, 1]]]
     similarity = np.empty(len(pairs))
     for start in range(0, len(pairs), 8192):
@@ -57,6 +57,15 @@ def near_duplicate_texts(corpus: Corpus) -> Flags:
             normalised(corpus.read(read, columns), columns), local.reshape(-1, 2)
         )
     return judge_pairs(corpus, pairs, similarity, NEAR)
+
+
+def signatures(corpus: Corpus, rows: Int[np.ndarray, " row"], columns: list[str]) -> UInt64[np.ndarray, "row band"]:
+    """`minhash` of these rows, read in batches and hashed in threads (numpy and polars let go of the interpreter's lock)."""
+    parts = [np.empty((0, BANDS), np.uint64)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _, frame in corpus.batches(rows, columns):
+            parts += pool.map(lambda some: minhash(normalised(some, columns)), frame.iter_slices(2048))
+    return np.concatenate(parts)
 
 
 def representatives(corpus: Corpus) -> Int[np.ndarray, " row"]:
@@ -80,11 +89,13 @@ def judge_pairs(
 def normalised(frame: pl.DataFrame, columns: list[str]) -> pl.Series:
     """Texts in lower case, with each run of anything but letters and digits as one space."""
     joined = pl.concat_str([pl.col(name).fill_null("") for name in columns], separator=" ")
-    return frame.select(joined.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()).to_series()
+    # A single space stays as it is: most of them are, and leaving them alone halves the time.
+    spaced = joined.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]{2,}|[^\p{L}\p{N} ]", " ")
+    return frame.select(spaced.str.strip_chars()).to_series()
 
 
 def shingles(texts: pl.Series) -> Iterator[tuple[UInt32[np.ndarray, " run"], Int[np.ndarray, " text"]]]:
-    """Hashes of all runs of the texts and the number of runs of each text, in blocks of about a megabyte.
+    """Hashes of all runs of the texts and the number of runs of each text, in blocks of about `BLOCK_BYTES`.
 
     The bytes of all texts lie behind each other in the Arrow array, so the runs of a block are shifted views of one buffer.
     """
@@ -110,44 +121,63 @@ def shingles(texts: pl.Series) -> Iterator[tuple[UInt32[np.ndarray, " run"], Int
         start = stop
 
 
-def minhash(texts: pl.Series) -> UInt32[np.ndarray, "text hash"]:
-    """Signatures of the texts; a text with fewer than `LEAST` runs has zeros, and is a candidate for nothing."""
-    rng = np.random.default_rng(0)
-    factors = rng.integers(0, 2**31, BANDS * HASHES, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    shifts = rng.integers(0, 2**32, BANDS * HASHES, dtype=np.uint32)
-    parts = [np.zeros((0, BANDS * HASHES), np.uint32)]
+def minhash(texts: pl.Series) -> UInt64[np.ndarray, "text band"]:
+    """Signatures of the texts, a key for each band of hashes; a text with fewer than `LEAST` runs has zeros and is never a candidate.
+
+    A hash of the family is the product with an odd number, modulo 2^32, of a run that is mixed already.
+    """
+    factors = np.random.default_rng(0).integers(0, 2**31, BANDS * HASHES, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    parts = [np.empty((0, BANDS), np.uint64)]
     for runs, counts in shingles(texts):
-        signature = np.zeros((len(counts), BANDS * HASHES), np.uint32)
         some = np.flatnonzero(counts)
+        keys = np.zeros((len(counts), BANDS), np.uint64)
         if len(some):
             starts = (np.cumsum(counts) - counts)[some]
             scratch = np.empty_like(runs)
-            for number, (factor, shift) in enumerate(zip(factors, shifts, strict=True)):
+            folded = np.zeros((BANDS, len(some)), np.uint64)
+            for number, factor in enumerate(factors):
+                band = folded[number // HASHES]
                 np.multiply(runs, factor, out=scratch)
-                np.add(scratch, shift, out=scratch)
-                signature[some, number] = np.minimum.reduceat(scratch, starts)
-        signature[counts < LEAST] = 0
-        parts.append(signature)
+                band ^= np.minimum.reduceat(scratch, starts)
+                band *= np.uint64(0x9E3779B97F4A7C15)
+                band ^= band >> np.uint64(32)
+            keys[some] = folded.T
+        keys[counts < LEAST] = 0
+        parts.append(keys)
     return np.concatenate(parts)
 
 
-def candidates(signatures: UInt32[np.ndarray, "text hash"]) -> Int[np.ndarray, "pair two"]:
-    """Pairs (smaller, larger) of texts with an equal band: each with the first of its bucket, and with the one before it."""
+def candidates(signatures: UInt64[np.ndarray, "text band"]) -> Int[np.ndarray, "pair two"]:
+    """Pairs (smaller, larger) of texts with an equal band: each with the first of its bucket, and with the one before it.
+
+    The lower bits of a key give way to the place of the text, so that plain sorting brings a bucket together, in order; that the
+    rest of the key is equal by chance costs one comparison.
+    """
     present = np.flatnonzero(signatures.any(1))
-    found = [np.empty((0, 2), np.int64)]
-    for band in range(BANDS):
-        key = np.zeros(len(present), np.uint64)
-        for value in signatures[present, band * HASHES : (band + 1) * HASHES].T:
-            key = (key ^ value.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-            key ^= key >> np.uint64(32)
-        order = np.argsort(key, kind="stable")
-        same = key[order[1:]] == key[order[:-1]]
-        place = np.arange(len(order))
-        first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same])[: len(order)], place, 0))
-        member = np.flatnonzero(same) + 1
-        found += [np.stack([order[member - 1], order[member]], 1), np.stack([order[first[member]], order[member]], 1)]
-    pairs = np.sort(np.concatenate(found), axis=1)
-    return present[np.unique(pairs, axis=0)] if len(pairs) else pairs
+    bits = np.uint64(max(1, len(present).bit_length()))
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    place = np.arange(len(present), dtype=np.uint64)
+    found = [np.empty(0, np.uint64)]
+    for band in signatures.T:
+        key = np.sort(band[present] & ~low | place)
+        member = np.flatnonzero((key[1:] ^ key[:-1]) <= low) + 1
+        if len(member):
+            begins = np.diff(member, prepend=-1) > 1
+            first = (member[begins] - 1)[np.cumsum(begins) - 1]
+            key &= low
+            found += [key[earlier] << np.uint64(32) | key[member] for earlier in (member - 1, first)]
+    pairs = distinct(np.concatenate(found))
+    return present[np.stack([pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)], 1).astype(np.int64)]
+
+
+def distinct(values: UInt64[np.ndarray, " value"]) -> UInt64[np.ndarray, " distinct"]:
+    """Sorted, each once. Several times as fast here as `np.unique`, which fills a hash table.
+
+    >>> distinct(np.array([3, 1, 3], np.uint64)).tolist()
+    [1, 3]
+    """
+    values = np.sort(values)
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
 
 
 def jaccard(texts: pl.Series, pairs: Int[np.ndarray, "pair two"]) -> Float[np.ndarray, " pair"]:
@@ -156,19 +186,18 @@ def jaccard(texts: pl.Series, pairs: Int[np.ndarray, "pair two"]) -> Float[np.nd
     >>> jaccard(pl.Series(["abcdefgh", "abcdefgx", "abcdefgh"]), np.array([[0, 1], [0, 2]])).round(3).tolist()
     [0.5, 1.0]
     """
-    sets, sizes = [], []
+    sets, sizes = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     for runs, counts in shingles(texts):
-        owner = np.repeat(np.arange(len(counts)), counts).astype(np.uint64)
-        unique = np.unique(owner << np.uint64(32) | runs)
-        sets.append((unique & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+        unique = distinct(np.repeat(np.arange(len(counts), dtype=np.uint64), counts) << np.uint64(32) | runs)
+        sets.append(unique.astype(np.uint32))
         sizes.append(np.bincount((unique >> np.uint64(32)).astype(np.int64), minlength=len(counts)))
     runs, size = np.concatenate(sets), np.concatenate(sizes)
     starts = np.cumsum(size) - size
     sides = []
     for side in pairs.T:
         count = size[side]
-        member = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(starts[side], count)
+        member = np.arange(count.sum()) + np.repeat(starts[side] - np.cumsum(count) + count, count)
         sides.append(np.repeat(np.arange(len(side), dtype=np.uint64), count) << np.uint64(32) | runs[member])
-    both = np.intersect1d(sides[0], sides[1], assume_unique=True)
-    common = np.bincount((both >> np.uint64(32)).astype(np.int64), minlength=len(pairs))
+    both = np.sort(np.concatenate(sides))
+    common = np.bincount((both[1:][both[1:] == both[:-1]] >> np.uint64(32)).astype(np.int64), minlength=len(pairs))
     return common / np.maximum(size[pairs].sum(1) - common, 1)

@@ -14,8 +14,8 @@ the share of them on which the model has given in to the label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from imprint.cleaning.confident import class_thresholds, find_label_issues
 from imprint.cleaning.flags import Flags
-from imprint.methods import Derived, Method, lookup, method
-from imprint.recording.needs import Classes, Dynamics, HeldOutLoss, Need, OutOfFold, Target
+from imprint.methods import Derived, method
+from imprint.recording.needs import Classes, Dynamics, HeldOutLoss, OutOfFold, Target
 
 # Nats of held-out loss by which an epoch may be worse before it counts for less than 1/e. Of 0.02, 0.05 and
 # 0.1 it is the best or within 0.004 (AUROC) of the best on 20 recorded trajectories of images, texts and tables.
@@ -36,9 +36,6 @@ TEMPERATURE = 0.05
 EARLY = 0.2
 # A suggestion is weak when the guess leads the label by less than this probability, and clear when it leads every other class by it.
 WEAK, CLEAR = 0.2, 0.3
-# Robust z from which a residual is flagged: 1 in 170 under the double exponential law, whose tails are about as heavy as those of
-# residuals on real tables (at the customary 3.5, meant for normal ones, 4 % of California housing would be flagged).
-RESIDUAL_Z = 5.0
 
 
 def memorised(
@@ -173,11 +170,37 @@ def least_trusted(
 def confident_learning(
     probabilities: Float[Tensor, "example class"], target: Int[Tensor, " example"], classes: Sequence[Any]
 ) -> Flags:
-    """Labels that models which had not seen them do not believe. Costs one training per fold."""
+    """Labels that models which had not seen them do not believe. Costs one training per fold.
+
+    Models that are surer than they are right would relabel to what they are not right about. So whether another class is clear is
+    judged on probabilities that were softened until they fit the given labels (`softened`); which labels are flagged is not.
+    """
     flagged = find_label_issues(probabilities.numpy(), target.numpy())
+    trust = own_probability(probabilities, target)
     return judge_labels(
-        flagged, probabilities, 1 - own_probability(probabilities, target), target, classes, "out of fold"
+        flagged, probabilities, 1 - trust, target, classes, "out of fold", softened(probabilities, target)
     )
+
+
+def softened(
+    probabilities: Float[Tensor, "example class"], target: Int[Tensor, " example"]
+) -> Float[Tensor, "example class"]:
+    """Probabilities to the power 1 / T, T >= 1 chosen for the likelihood of the given labels (Guo et al. 2017, arXiv:1706.04599).
+
+    >>> said = torch.tensor([[0.9, 0.1]]).repeat(10, 1)
+    >>> softened(said, torch.tensor([0] * 7 + [1] * 3))[0].round(decimals=2)  # sure of nine in ten, right in seven
+    tensor([0.7000, 0.3000])
+    """
+    from scipy.optimize import minimize_scalar
+
+    logs = probabilities.double().clamp(min=1e-12).log()
+
+    def loss(log_temperature: float) -> float:
+        scaled = logs * math.exp(-log_temperature)
+        return float((scaled.logsumexp(1) - scaled.gather(1, target[:, None]).squeeze(1)).mean())
+
+    found = minimize_scalar(loss, bounds=(0.0, math.log(100.0)), method="bounded", options={"xatol": 1e-3})
+    return (logs * math.exp(-found.x)).softmax(1).to(probabilities.dtype)
 
 
 def judge_labels(
@@ -187,24 +210,23 @@ def judge_labels(
     target: Int[Tensor, " example"],
     classes: Sequence[Any],
     how: str,
+    calibrated: Float[Tensor, "example class"] | None = None,
 ) -> Flags:
     """What to do about flagged labels.
 
     The guess is the most probable class. "review" when it leads the label by less than 0.2 (weak); else "relabel" to the guess
     when it leads every other class by at least 0.3 and is as probable as it usually is for examples of that class (clear); else
-    "drop", since the label is not believed and no other class is clear.
+    "drop", since the label is not believed and no other class is clear. What is clear is judged on `calibrated`, where given.
     """
     row = torch.from_numpy(np.flatnonzero(flagged))
     said, given = probabilities[row], target[row]
     own = said.gather(1, given[:, None]).squeeze(1)
-    thresholds = torch.from_numpy(
-        class_thresholds(
-            probabilities.gather(1, target[:, None]).squeeze(1).numpy(), target.numpy(), probabilities.shape[1]
-        )
-    )
-    (best, second), guess = said.topk(2, dim=1).values.T, said.argmax(1)
+    best, guess = said.max(1)
+    sure = probabilities if calibrated is None else calibrated
+    usual = class_thresholds(own_probability(sure, target).numpy(), target.numpy(), sure.shape[1])
+    first, second = sure[row].topk(2, dim=1).values.T
     weak = best - own < WEAK
-    clear = (best - second >= CLEAR) & (best >= thresholds[guess])
+    clear = (first - second >= CLEAR) & (first >= torch.from_numpy(usual)[guess])
     names = pl.Series([str(name) for name in classes])
     words = pl.select(
         pl.format(
@@ -222,113 +244,8 @@ def judge_labels(
     )
 
 
-@method(
-    "clean", "trajectory-multilabel", kind="label", tasks=["multilabel"], needs=[AVERAGE, Target(), Classes()],
-    higher="less of the probability, averaged over training, went to the least believed label",
-    source="confident learning label by label (Northcutt et al. 2021; Thyagarajan et al. 2022, arXiv:2211.13895)",
-)  # fmt: skip
-def trajectory_multilabel(
-    average: Float[Tensor, "example label"], target: Float[Tensor, "example label"], classes: Sequence[Any]
-) -> Flags:
-    """Label sets of which some member, or some absence, was not believed during training.
-
-    Each label is its own question "is it there?", asked by confident learning. An example is flagged when at least one of its
-    answers is; severity is that of the least believed one. Suggested: the set with the flagged answers turned, when all of
-    them are clear (probability of the given answer at most 0.5 - 0.3 / 2), else a review.
-    """
-    given = target > 0.5
-    own = torch.where(given, average, 1 - average)
-    flagged = torch.zeros_like(given)
-    for label in range(target.shape[1]):
-        two = torch.stack([1 - average[:, label], average[:, label]], dim=1)
-        flagged[:, label] = torch.from_numpy(find_label_issues(two.numpy(), given[:, label].long().numpy()))
-    row = flagged.any(1).nonzero().squeeze(1)
-    doubted = torch.where(flagged, own, 1.0)[row]
-    least, which = doubted.min(1)
-    clear = (~flagged[row] | (own[row] <= 0.5 - CLEAR / 2)).all(1)
-    names = pl.Series([str(name) for name in classes])
-    words = pl.select(
-        pl.format(
-            "label {} is {}, which the model gave probability {} averaged over training",
-            names.gather(which.numpy()),
-            pl.Series(np.where(given[row, which].numpy(), "there", "not there")),
-            pl.Series(least.numpy()).round(2),
-        )
-    ).to_series()
-    return Flags(
-        row=row.numpy(),
-        severity=(1 - least).numpy(),
-        suggestion=np.where(clear.numpy(), "relabel", "review").tolist(),
-        evidence=words.to_list(),
-        suggested=(given ^ flagged)[row].float(),
-    )
-
-
-def mean_residual(
-    logits: Float[Tensor, "epoch example one"], target: Float[Tensor, " example"]
-) -> Float[Tensor, " example"]:
-    """Target less prediction, averaged over epochs, in standard deviations of the target."""
-    return target - logits.squeeze(2).nanmean(0)
-
-
-RESIDUAL = Derived("residual", function=mean_residual, needs=(Dynamics("logits"), Target()))
-
-
-@method(
-    "clean", "trajectory-residual", kind="label", tasks=["regression"], needs=[RESIDUAL],
-    higher="the target is farther from what was predicted during training",
-    source="residuals by robust z (Iglewicz, Hoaglin 1993), averaged over training",
-)  # fmt: skip
-def trajectory_residual(residual: Float[Tensor, " example"]) -> Flags:
-    """Targets that stayed far from the prediction during training: robust z of the mean residual above 5.
-
-    Robust z = (residual - median) / (1.4826 x median absolute deviation). Severity = 1 - 5 / (2 |z|): one half at the
-    threshold, towards 1 far beyond it.
-    """
-    centred = residual - residual.median()
-    spread = 1.4826 * centred.abs().median()
-    if not spread > 0:
-        return Flags.none()
-    z = (centred / spread).numpy()
-    row = np.flatnonzero(np.abs(z) > RESIDUAL_Z)
-    words = pl.select(
-        pl.format(
-            "the target is {} standard deviations from the prediction averaged over training (robust z {})",
-            pl.Series(residual.numpy()[row]).round(2), pl.Series(z[row]).round(1),
-        )
-    ).to_series()  # fmt: skip
-    return Flags(row, 1 - RESIDUAL_Z / (2 * np.abs(z[row])), ["review"] * len(row), words.to_list())
-
-
-def least_confidence(
-    average: Float[Tensor, "example label"], target: Float[Tensor, "example label"]
-) -> Float[Tensor, " example"]:
-    """Trust in a label set: averaged probability of what the target says, of the label that is believed least."""
-    return torch.where(target > 0.5, average, 1 - average).amin(1)
-
-
-def residual_trust(residual: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
-    """Trust in a regression target: minus the distance of the mean residual from the median one."""
-    return -(residual - residual.median()).abs()
-
-
 def own_probability(
     probabilities: Float[Tensor, "example class"], target: Int[Tensor, " example"]
 ) -> Float[Tensor, " example"]:
     """Probability of the given label."""
     return probabilities.gather(1, target[:, None]).squeeze(1)
-
-
-def _ranking(name: str, function: Callable[..., Tensor], needs: tuple[Need, ...]) -> Method:
-    """The ranking behind a label method: as that method, but with a value for every example."""
-    return replace(lookup("clean", name), function=function, needs=needs, higher="more trust in the label")
-
-
-def rankings() -> dict[str, Method]:
-    """Label method -> the value by which it ranks, for every example; those without extra trainings first."""
-    return {
-        "trajectory": _ranking("trajectory", label_trust, (AVERAGE, Target())),
-        "trajectory-multilabel": _ranking("trajectory-multilabel", least_confidence, (AVERAGE, Target())),
-        "trajectory-residual": _ranking("trajectory-residual", residual_trust, (RESIDUAL,)),
-        "confident-learning": _ranking("confident-learning", own_probability, (OutOfFold("probabilities"), Target())),
-    }

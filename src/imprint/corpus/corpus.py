@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from imprint.corpus.edits import Edit, difference
+from imprint.corpus.edits import Edit, difference, keep_selected
 from imprint.corpus.hashing import fingerprint, hash_series
 from imprint.corpus.roles import Roles
 from imprint.corpus.store import Store
@@ -262,6 +262,34 @@ class Corpus:
             )
         return self._child(edit, weights=None if (new == 1).all() else new)
 
+    def resplit(self, splits: Mapping[str, str | None]) -> Corpus:
+        """The version in which these ids are in other splits: `{id: split}`; None leaves the example out. The others stay.
+
+        Raises:
+            IdError: An id is unknown, or nothing would be left.
+            ColumnError: No training example would be left.
+        """
+        rows = self.rows_of(list(splits))
+        gone = [one for one, split in splits.items() if split is None]
+        names = self.split_names.to_numpy().astype(object)
+        before = names[rows]
+        names[rows] = [split if split is not None else old for split, old in zip(splits.values(), before, strict=True)]
+        changed = rows[names[rows] != before]
+        child = self
+        if len(changed):
+            edit = Edit(
+                "resplit",
+                len(changed),
+                tuple(self.ids.gather(changed).to_list()),
+                tuple(before[names[rows] != before].tolist()),
+                tuple(names[changed].tolist()),
+            )
+            child = self._child(edit, split_codes=as_splits(pl.Series(names.tolist(), dtype=pl.String)))
+        child = child.drop(gone) if gone else child
+        if "train" in self.splits and "train" not in child.splits:
+            raise ColumnError("No training example would be left.", "Leave some ids in the split 'train'.")
+        return child
+
     def append(self, source: Any) -> Corpus:
         """The version with more examples at its end, from anything `imprint.open` takes or from another corpus.
 
@@ -324,19 +352,26 @@ class Corpus:
         )
 
     def apply(self, answer: Any, kinds: Sequence[str] | str | None = None) -> Corpus:
-        """Do what an answer suggests: drop and relabel; what it marks for review is left alone.
+        """Do what an answer suggests: drop and relabel; what it marks for review is left alone. Of a selection, keep what was chosen.
 
         Args:
             answer: Anything whose `frame()` has the columns id, suggestion and suggested_value (`imprint.clean` gives one), or
                 such a frame. Where findings disagree about an example, drop goes before relabel, and the more severe first.
+                Or a selection (`imprint.select` gives one), or its frame: the other training examples are dropped, weights are
+                multiplied by its weights, and the other splits stay as they are.
             kinds: Only findings of these kinds.
+
+        Raises:
+            MethodError: The selection is a policy that chooses anew in each epoch.
         """
         frame = answer if isinstance(answer, pl.DataFrame) else answer.frame()
+        if {"id", "rank", "weight"} <= set(frame.columns):
+            return keep_selected(self, answer, frame)
         for name in ("id", "suggestion"):
             if name not in frame.columns:
                 raise ColumnError(
                     f"The answer's frame has no column '{name}' (columns: {', '.join(frame.columns)}).",
-                    "Apply what imprint.clean returns.",
+                    "Apply what imprint.clean or imprint.select returns.",
                 )
         if kinds is not None:
             frame = frame.filter(pl.col("kind").is_in([kinds] if isinstance(kinds, str) else list(kinds)))
@@ -356,7 +391,7 @@ class Corpus:
         return corpus.drop(dropped) if len(dropped) else corpus
 
     def diff(self, other: Corpus) -> pl.DataFrame:
-        """What leads from `other` to this version: id, position, change (added, dropped, relabelled, reweighted), before, after."""
+        """What leads from `other` to this version: id, position, change, before, after (see `imprint.corpus.edits.difference`)."""
         return difference(self, other)
 
     # On disk

@@ -6,7 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+
+from imprint.errors import MethodError
 
 if TYPE_CHECKING:
     from imprint.corpus.corpus import Corpus
@@ -17,10 +20,10 @@ class Edit:
     """One edit.
 
     Attributes:
-        action: drop, relabel, reweight or append.
+        action: drop, relabel, reweight, resplit or append.
         rows: How many examples it changed.
         ids: Which; empty for a reweighting of all examples.
-        before: Targets or weights before, one per id (relabel, reweight).
+        before: Targets, weights or splits before, one per id (relabel, reweight, resplit).
         after: The same afterwards.
     """
 
@@ -46,14 +49,43 @@ class Edit:
         return f"{self.action} {self.rows:,} example{'s' if self.rows != 1 else ''}"
 
 
+def keep_selected(corpus: Corpus, answer: Any, frame: pl.DataFrame) -> Corpus:
+    """The version with only the chosen ones of the training examples, weighted; other splits stay as they are.
+
+    Args:
+        corpus: The version that was chosen from, or one that was made from it.
+        answer: The selection, or its frame.
+        frame: Its frame: id, weight.
+
+    Raises:
+        MethodError: It chooses anew in each epoch, or an example is in it twice.
+        IdError: A chosen example is not in this version.
+    """
+    if getattr(answer, "dynamic", False):
+        raise MethodError(
+            f"'{answer.method}' chooses anew in each epoch, which no version of a corpus can say.",
+            "Train with it: imprint.Learner(sampler=selection.sampler()).",
+        )
+    if frame["id"].is_duplicated().any():
+        raise MethodError("An example is in the selection twice.", "Give each once, and a weight for what counts more.")
+    rows = corpus.rows_of(frame["id"])
+    training = corpus.rows("train") if "train" in corpus.splits else corpus.rows()
+    kept = corpus.drop(corpus.ids.gather(np.setdiff1d(training, rows)))
+    weights = frame["weight"].cast(pl.Float32).to_numpy()
+    if (weights == 1).all():
+        return kept
+    own = np.ones(len(rows), np.float32) if corpus.weights is None else corpus.weights[rows]
+    return kept.reweight(dict(zip(frame["id"].to_list(), (own * weights).tolist(), strict=True)))
+
+
 SCHEMA = {"id": pl.String, "change": pl.String, "before": pl.String, "after": pl.String}
 
 
 def difference(new: Corpus, old: Corpus) -> pl.DataFrame:
-    """What leads from `old` to `new`: id, position, change (added, dropped, relabelled, reweighted), before, after.
+    """What leads from `old` to `new`: id, position, change (added, dropped, relabelled, reweighted, resplit), before, after.
 
-    `before` and `after` are the target, or for "reweighted" the weight, as text. A row that was both relabelled and
-    reweighted stands twice.
+    `before` and `after` are the target, for "reweighted" the weight, for "resplit" the split, as text. A row that was both
+    relabelled and reweighted stands twice.
     """
     mine, theirs = _facts(new), _facts(old)
     both = mine.join(theirs, on="id", how="inner", suffix="_old", maintain_order="left")
@@ -70,6 +102,9 @@ def difference(new: Corpus, old: Corpus) -> pl.DataFrame:
             change=pl.lit("reweighted"),
             before=pl.col("weight_old").cast(pl.String),
             after=pl.col("weight").cast(pl.String),
+        ),
+        both.filter(pl.col("split") != pl.col("split_old")).select(
+            "id", "position", change=pl.lit("resplit"), before="split_old", after="split"
         ),
         mine.join(theirs, on="id", how="anti", maintain_order="left").select(
             "id", "position", change=pl.lit("added"), before=pl.lit(None, pl.String), after="target"
@@ -96,5 +131,11 @@ def _facts(corpus: Corpus) -> pl.DataFrame:
         else pl.repeat(1.0, len(corpus), dtype=pl.Float32, eager=True)
     )
     return pl.DataFrame(
-        {"id": corpus.ids, "position": corpus.positions, "target": as_text(corpus.target), "weight": weights}
+        {
+            "id": corpus.ids,
+            "position": corpus.positions,
+            "target": as_text(corpus.target),
+            "weight": weights,
+            "split": corpus.split_names,
+        }
     )

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ def look_at_all(sources: Iterable[Any], read: Callable[[Any], bytes | None]) -> 
         except OSError as error:
             return Look(0, 0, 0, f"file cannot be read: {error.strerror or error}")
 
+    def several(some: list[Any]) -> list[Look]:
+        return [one(source) for source in some]
+
+    # A few at a time: handing over one small image costs as much as decoding it.
+    rest = iter(sources)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        yield from threads.map(one, sources)
+        for looks in threads.map(several, iter(lambda: list(islice(rest, 16)), [])):
+            yield from looks
 
 
 def read_file(root: Path) -> Callable[[str], bytes]:
