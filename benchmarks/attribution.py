@@ -8,7 +8,7 @@ methods beat neither is said in words below each table.
 `evidence` is what collecting the method's evidence takes if nothing is there yet; `scores` is what scoring all queries takes after that.
 A method that would take longer than `--limit` seconds for either is not run; what it would take is extrapolated from a few queries.
 
-    python benchmarks/attribution.py                                              all four settings
+    python benchmarks/attribution.py                                              all five settings
     python benchmarks/attribution.py fashion-mlp --train 1000 --queries 100 --judges 32 --members 32 --limit 30      smaller
     python benchmarks/attribution.py fashion-mlp --methods influence-ekfac trak --removal 50     also retrain without the best 50 examples
     python benchmarks/attribution.py --memory                                     50,000 x 5,000 pairs: seconds and peak memory
@@ -78,6 +78,11 @@ def text(count: int) -> tuple[pl.DataFrame, imprint.Learner]:
     return shuffled(frame, count), imprint.Learner("auto")
 
 
+def transformer(count: int) -> tuple[pl.DataFrame, imprint.Learner]:
+    """TREC-6 questions, for a small transformer that is trained from nothing on their words."""
+    return text(count)[0], imprint.Learner("transformer")
+
+
 def table(count: int) -> tuple[pl.DataFrame, imprint.Learner]:
     """Adult income."""
     with lzma.open(SHARED / "tabular/adult/adult.csv.xz") as file:
@@ -96,7 +101,13 @@ def shuffled(frame: pl.DataFrame, count: int) -> pl.DataFrame:
     return frame.sample(min(count, len(frame)), shuffle=True, seed=0)
 
 
-SETTINGS = {"fashion-mlp": fashion_mlp, "fashion-cnn": fashion_cnn, "text": text, "table": table}
+SETTINGS = {
+    "fashion-mlp": fashion_mlp,
+    "fashion-cnn": fashion_cnn,
+    "text": text,
+    "transformer": transformer,
+    "table": table,
+}
 
 
 def fitted(setting: str, train: int, queries: int, folder: Path, epochs: int | None = None) -> Run:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from imprint.cli.app import COMMANDS
-from imprint.methods import Method, registered
+from imprint.methods import Method, Scored, registered
 from imprint.recording.needs import Need
 
 REFERENCE = Path(__file__).with_name("reference")
@@ -42,11 +42,15 @@ VERBS = {
     "score": "How hard, late learned, forgotten or unsure is each example? `imprint.score(run, [names])`",
     "clean": "What is wrong with the data? `imprint.clean(run)`",
     "trace": "Which training examples made the model say this? `imprint.trace(run, queries)`",
+    "select": "Which examples should a model be trained on, under a budget? `imprint.select(run, budget, method)`",
+    "forget": "How does the model look that never saw these examples? `imprint.forget(run, ids, method=...)`; *exact* methods say so.",
 }
 
 
 def evidence(need: Need) -> str:
     """A need in words: the evidence it is read from, and the part of it."""
+    if isinstance(need, Scored):
+        return f"score: {need.method}"
     if need.kind is None:
         return need.field
     folds = getattr(need, "folds", None)
@@ -66,7 +70,8 @@ def row(one: Method) -> str:
     """One line of the table."""
     serves = ", ".join(one.tasks) + (f" ({', '.join(one.modalities)})" if one.modalities else "")
     needs = ", ".join(dict.fromkeys(evidence(need) for need in one.needs))
-    cells = (f"`{one.name}`", one.summary, one.higher, needs, serves, linked(one.source))
+    higher = f"{one.higher}, exact" if one.exact else one.higher
+    cells = (f"`{one.name}`", one.summary, higher, needs, serves, linked(one.source))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

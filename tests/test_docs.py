@@ -25,7 +25,10 @@ from imprint import methods
 
 ROOT = Path(__file__).parents[1]
 # Interfaces and decisions show signatures, not programs.
-WITHOUT_CODE = {"concepts/contracts.md", "concepts/fleets.md", "concepts/selecting.md", "reference/methods.md", "reference/cli.md"}
+WITHOUT_CODE = {
+    "concepts/contracts.md", "concepts/fleets.md", "concepts/selecting.md", "concepts/forgetting.md", "reference/methods.md",
+    "reference/cli.md",
+}  # fmt: skip
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

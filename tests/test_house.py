@@ -68,7 +68,8 @@ def test_help_is_fast() -> None:
 # Opening a stranger's run, corpus or recipe executes nothing.
 
 # What a job says to its own worker processes, in memory. Nothing that it says is ever in a file.
-BETWEEN_PROCESSES = {ROOT / "src/imprint/fleets" / name for name in ("cluster.py", "processes.py", "sending.py")}
+SENDING = ("engine/ordered.py", "fleets/cluster.py", "fleets/processes.py", "fleets/sending.py")
+BETWEEN_PROCESSES = {ROOT / "src/imprint" / name for name in SENDING}
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 EXECUTING = {
     "eval", "exec", "torch.load", "torch.save", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load",

@@ -24,19 +24,25 @@ _EXPORTS = {
     "score": "imprint.scoring",
     "clean": "imprint.cleaning",
     "trace": "imprint.tracing",
+    "select": "imprint.selecting",
+    "Selection": "imprint.answers",
+    "forget": "imprint.forgetting",
+    "erase": "imprint.forgetting",
     "Attribution": "imprint.answers",
     "verify": "imprint.verifying",
+    "compare": "imprint.verifying",
+    "Comparison": "imprint.answers",
     "price": "imprint.auditing",
     "audit": "imprint.auditing",
     "ImprintError": "imprint.errors",
 }
 __all__ = [
-    "Attribution", "Corpus", "Fleet", "ImprintError", "Learner", "Run", "audit", "clean", "fit", "fleet", "load", "open", "price",
-    "score", "trace", "verify", "watch",
+    "Attribution", "Comparison", "Corpus", "Fleet", "ImprintError", "Learner", "Run", "Selection", "audit", "clean", "compare", "erase",
+    "fit", "fleet", "forget", "load", "open", "price", "score", "select", "trace", "verify", "watch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from imprint.answers import Attribution
+    from imprint.answers import Attribution, Comparison, Selection
     from imprint.auditing.audit import audit
     from imprint.auditing.price import price
     from imprint.cleaning import clean
@@ -44,17 +50,21 @@ if TYPE_CHECKING:
     from imprint.errors import ImprintError
     from imprint.fitting import Learner
     from imprint.fleets.fleet import Fleet, fleet
+    from imprint.forgetting import erase, forget
     from imprint.recording import Run, load
     from imprint.recording.fit import fit
     from imprint.recording.watch import watch
     from imprint.scoring import score
+    from imprint.selecting import select
     from imprint.tracing import trace
-    from imprint.verifying import verify
+    from imprint.verifying import compare, verify
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if f"imprint.{name}" in _EXPORTS.values():  # imprint.cleaning.overlap(run) without an import of its own
+        return importlib.import_module(f"imprint.{name}")
     raise AttributeError(f"module 'imprint' has no attribute {name!r}")
 
 

@@ -23,7 +23,13 @@ from imprint.recording.needs import Classes, FleetNeed, HeldOutLoss, Need, OutOf
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Packages that register methods when imported.
-VERBS = {"score": "imprint.scoring", "clean": "imprint.cleaning", "trace": "imprint.tracing"}
+VERBS = {
+    "score": "imprint.scoring",
+    "clean": "imprint.cleaning",
+    "trace": "imprint.tracing",
+    "select": "imprint.selecting",
+    "forget": "imprint.forgetting",
+}
 ALL_TASKS = ("classification", "multilabel", "regression")
 # A block of the record holds about this many numbers (128 MiB of float32).
 BLOCK_NUMBERS = 2**25
@@ -47,11 +53,24 @@ class Derived(Need):
 
 
 @dataclass(frozen=True)
+class Scored(Need):
+    """What a score method says of each training example: `[example]`. So one verb reads another's answer, and neither knows the other.
+
+    Attributes:
+        field: The parameter name under which methods receive it.
+        method: Name of the score method.
+    """
+
+    field: str = "scores"
+    method: str = "el2n"
+
+
+@dataclass(frozen=True)
 class Method:
     """A registered method.
 
     Attributes:
-        verb: The verb that it serves ("score", "clean").
+        verb: The verb that it serves ("score", "clean", "trace", "select", "forget").
         name: What users type.
         function: The pure function; its parameter names are the names of `needs`.
         higher: What a higher value means ("harder", "more likely mislabelled"); for a clean method, of its severity.
@@ -61,6 +80,7 @@ class Method:
         modalities: The modalities that it serves; None for all.
         rowwise: Whether an example's value depends on this example's evidence alone, so that blocks can be computed apart.
         kind: For a clean method, the kind of finding.
+        exact: For a forget method, whether it gives what a training without the examples gives.
     """
 
     verb: str
@@ -73,6 +93,7 @@ class Method:
     modalities: tuple[str, ...] | None = None
     rowwise: bool = True
     kind: str | None = None
+    exact: bool | None = None
 
     @property
     def summary(self) -> str:
@@ -126,6 +147,7 @@ def method(
     modalities: Sequence[str] | None = None,
     rowwise: bool | None = None,
     kind: str | None = None,
+    exact: bool | None = None,
 ) -> Callable[[Function], Function]:
     """Register a pure function as a method. The function itself is returned unchanged.
 
@@ -138,6 +160,7 @@ def method(
         _METHODS[verb, name] = Method(
             verb, name, function, higher, tuple(needs), source, tuple(tasks),
             tuple(modalities) if modalities is not None else None, verb == "score" if rowwise is None else rowwise, kind,
+            exact,
         )  # fmt: skip
         return function
 
@@ -205,9 +228,10 @@ def table(verb: str | None = None) -> str:
         serves = ", ".join(one.tasks) if set(one.tasks) != set(ALL_TASKS) else "all"
         if one.modalities is not None:
             serves += f" ({', '.join(one.modalities)})"
+        higher = f"{one.higher}, exact" if one.exact else one.higher
         reads = ", ".join(sorted({need.kind or need.name for need in needs_of([one])}))
         lines.append(
-            f"| `{one.name}` | {one.summary} | {one.higher} | {serves} | {reads} | {one.trainings or 'none'} | {one.source} |"
+            f"| `{one.name}` | {one.summary} | {higher} | {serves} | {reads} | {one.trainings or 'none'} | {one.source} |"
         )
     return "\n".join(lines)
 
@@ -262,7 +286,14 @@ def evaluate_all(methods: Sequence[Method], run: Any, block: int | None = None) 
     return {one.name: values[one.name] for one in methods}
 
 
+def of_run(need: Need, run: Any) -> Any:
+    """The value of one need of a run, also of a derived one or of a score; what is missing is collected first."""
+    return _value(need, run, {})
+
+
 def _recorded(need: Need) -> set[Need]:
+    if isinstance(need, Scored):
+        return needs_of([lookup("score", need.method)])
     return {base for part in need.needs for base in _recorded(part)} if isinstance(need, Derived) else {need}
 
 
@@ -282,6 +313,8 @@ def _value(need: Need, run: Any, values: dict[Any, Any]) -> Any:
     if need not in values:
         if isinstance(need, Derived):
             values[need] = need.function(**{part.name: _value(part, run, values) for part in need.needs})
+        elif isinstance(need, Scored):
+            values[need] = evaluate(lookup("score", need.method), run)
         else:
             values[need] = _held(need, run) if need.kind is None else run.gather([need])[need.name]
     return values[need]

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 import imprint
 from imprint.auditing import AuditResult
 from imprint.errors import ImprintError, MethodError
+from imprint.fitting import Fixed
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,8 @@ def test_a_price_is_positive_and_grows_with_the_work(source: Path) -> None:
     assert 0 < fit.seconds < audit.seconds
     assert (fit.trainings, audit.trainings) == (1, 10)
     assert min(fit.memory_bytes, fit.disk_bytes) > 0
+    few = imprint.price("fit", imprint.Learner(epochs=2, sampler=Fixed(range(24))), corpus)
+    assert "24 training examples" in few.basis
     with pytest.raises(MethodError, match="audit"):
         imprint.price("audits", learner, corpus)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from imprint.auditing import price_fleet as module
 from imprint.auditing.price_fleet import in_runs, on_probe, one_by_one, price_fleet, stand_for, trained
 from imprint.corpus import Corpus
 from imprint.errors import EvidenceError, PlanError
+from imprint.fitting import Fixed
 from imprint.fleets import Fleet, Plan, Sequential, fleet, subsets
 
 ROWS = 1200
@@ -67,6 +69,13 @@ def test_disk_is_what_the_fleet_then_takes(corpus: Corpus, tmp_path: Path, plan:
     assert 0.75 * size(made) < said.disk_bytes < 1.33 * size(made)
     assert said.seconds > 0
     assert options["executor"] in said.basis
+
+
+def test_a_fleet_of_a_fixed_choice_has_a_price(corpus: Corpus, large: None) -> None:
+    """The rows of a measurement are others than those chosen."""
+    chosen = imprint.price("fleet", replace(LEARNER, sampler=Fixed(range(700, 900))), corpus, plan="seeds(20)")
+    assert chosen.trainings == 20
+    assert chosen.seconds > 0
 
 
 def test_the_price_says_which_executor_and_why(corpus: Corpus) -> None:

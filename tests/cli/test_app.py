@@ -87,7 +87,7 @@ def test_nearest_command(imprint: Imprint) -> None:
         ("data.csv", ["--target", "y"], "imprint audit data.csv --target y"),
         ("my data.csv", [], 'imprint audit "my data.csv"'),
         ("old/recipe.yaml", [], "imprint run old/recipe.yaml"),
-        ("zebra", [], "Known: audit, fit"),
+        ("quux", [], "Known: audit, fit"),
     ],
 )
 def test_a_word_that_is_no_command(name: str, rest: list[str], hint: str) -> None:

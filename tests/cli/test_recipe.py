@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imprint.auditing.recipe import LARGEST, LearnerRecipe, Recipe
 from imprint.errors import RecipeError
-from imprint.fitting import Learner
+from imprint.fitting import Dice, Focal, Learner
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 RECIPES = st.builds(
@@ -53,6 +53,12 @@ def test_of_takes_the_arguments_of_an_audit() -> None:
     recipe = Recipe.of(source=Path("a.csv"), inputs="x", learner=Learner(epochs=3, task="regression"), out=Path("o"))
     assert (recipe.source, recipe.inputs, recipe.learner.epochs, recipe.task) == ("a.csv", ["x"], 3, "regression")
     assert Recipe.of(source=object()).source is None
+
+
+@pytest.mark.parametrize("loss", ["focal", Focal(gamma=1.0), Dice(square=False)])
+def test_a_loss_is_written_down_with_its_numbers(tmp_path: Path, loss: str | Focal | Dice) -> None:
+    recipe = Recipe.load(Recipe.of(source="a.csv", learner=Learner(loss=loss)).save(tmp_path / "recipe.yaml"))
+    assert Learner(**recipe.learner.model_dump()).loss == loss
 
 
 def test_a_model_of_code_cannot_be_written_down() -> None:

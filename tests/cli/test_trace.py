@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from imprint.cli import main
+from imprint.cli.trace import MINUS
 
 from .conftest import Imprint, separable
 
@@ -153,6 +154,23 @@ def test_verify_removes_examples_and_looks_for_known_wrong_labels(imprint: Impri
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_verify_steps_on_what_helps_and_trains_nothing(imprint: Imprint, run: Path) -> None:
+    assert imprint("trace", run, "--method", "embedding-class", "--k", 1).status == 0
+    words = ("verify", run, "--answer", "attribution-embedding-class", "--members", 0, "--tail-patch", 5)
+    said = imprint(*words, "--json")
+    assert said.status == 0, said.err
+    document = said.json
+    assert (document["patched"], document["members"], document["cost"]["trainings"]) == (5, 0, 0)
+    assert set(document["gains"]) == {"embedding-class", "embedding", "random", "same-class"}
+    assert set(document["gain_leads"]) == {"embedding", "random", "same-class"}
+    text = imprint(*words).out
+    for word in ("step on 5 by", "gain", "lead", "same-class"):
+        assert word in text
+    assert "lds" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert imprint(*words[:-2]).status == 2  # no models, and no step
+
+
 def test_what_is_wrong_is_said(imprint: Imprint, run: Path) -> None:
     for words, word in (
         (("trace", run, "--query", "nobody", "--method", "random"), "nobody"),
@@ -160,6 +178,7 @@ def test_what_is_wrong_is_said(imprint: Imprint, run: Path) -> None:
         (("trace", run, "--queries", "tset", "--method", "random"), "tset"),
         (("verify", run, "--answer", "nothing"), "nothing"),
         (("verify", run, "--removal", 5), "--answer"),
+        (("verify", run, "--tail-patch", 5), "--answer"),
         (("trace", run, "--method", "columns", "--out", run / "manifest.json" / "a.html"), "manifest.json"),
     ):
         said = imprint(*words)
@@ -172,3 +191,22 @@ def test_other_answers_are_not_verified(imprint: Imprint, run: Path) -> None:
     said = imprint("verify", run, "--answer", "scores-loss")
     assert said.status == 2
     assert "scores" in said.err
+
+
+def test_words_of_a_model_that_reads_them_are_shown(imprint: Imprint, tmp_path: Path) -> None:
+    texts = [f"{('good', 'bad')[row % 2]} film number {row}" for row in range(24)]
+    split = ["test" if row % 4 == 0 else "train" for row in range(24)]
+    labels = [("up", "down")[row % 2] for row in range(24)]
+    frame = pl.DataFrame({"key": [f"k{row}" for row in range(24)], "text": texts, "label": labels, "split": split})
+    frame.write_csv(tmp_path / "texts.csv")
+    words = ("--target", "label", "--id", "key", "--model", "transformer", "--epochs", 1, "--out", tmp_path / "run")
+    assert imprint("fit", tmp_path / "texts.csv", *words).status == 0
+    asked = ("trace", tmp_path / "run", "--query", "k0", "--method", "embedding", "--k", 2)
+    said = imprint(*asked, "--json")
+    assert said.status == 0, said.err
+    (query,) = said.json["queries"]
+    assert {one["word"] for one in query["words"]} == {"good", "film", "number", "0"}
+    for one in query["examples"]:
+        assert {word["word"] for word in one["words"]} == set(texts[int(one["id"][1:])].split())
+    strongest = query["words"][0]
+    assert f"{'+' if strongest['score'] > 0 else MINUS}{strongest['word']}" in imprint(*asked).out

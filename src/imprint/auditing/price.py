@@ -28,6 +28,7 @@ from imprint.fitting import Learner, predict, train
 from imprint.fitting.build import build, encoder_for, fit_at_once, fit_task, has_epochs
 from imprint.fitting.data import MEMORY_SHARE, Data, training_rows
 from imprint.fitting.memory import available_memory
+from imprint.fitting.samplers import visits as visits_of
 from imprint.models.encoder import MOST_FITTED_ROWS
 from imprint.recording import fit
 from imprint.recording.checkpoints import KEPT
@@ -112,11 +113,13 @@ def price(
         return price_fleet(learner, corpus, plan, **fleet)
     resolved = learner.resolve(corpus)
     examples, training = len(corpus), len(training_rows(corpus))
+    visits = visits_of(resolved.sampler, training) or training
+    resolved = replace(resolved, sampler=None)  # what a visit costs does not depend on who is visited
     rates = probe(resolved, corpus)
     epochs = 1 if not has_epochs(resolved.model) else int(resolved.epochs or 1)
     held_out = min(CURVE_ROWS, examples - training)
     encode = rates.fit_encoder + rates.encode * examples
-    once = rates.train * training * epochs
+    once = rates.train * visits * epochs
     test = rates.predict * (examples - training)
     seconds = {
         "fit": encode + once + rates.predict * held_out * epochs,
@@ -135,7 +138,7 @@ def price(
     checkpoints = 4 * rates.parameters * (min(KEPT, epochs) + 1 + 4)
     basis = (
         f"encoding, training and searching {min(PROBE, examples):,} of {examples:,} examples; "
-        f"{epochs} epoch{'s' if epochs != 1 else ''} of {training:,} training examples at {1 / rates.train:,.0f} a second"
+        f"{epochs} epoch{'s' if epochs != 1 else ''} of {visits:,} training examples at {1 / rates.train:,.0f} a second"
         + ("" if fits else "; encoded inputs stay on disk")
     )
     return Price(
@@ -180,6 +183,7 @@ def probe(learner: Learner, corpus: Corpus) -> Rates:
 def train_rate(learner: Learner, encoder: Any, task: Any, data: Data) -> tuple[torch.nn.Module, float]:
     """A trained module, and the seconds that training takes per example and epoch."""
     count = len(data.rows)
+    learner = replace(learner, deletable=None)  # shards and slices visit as many examples
     if not has_epochs(learner.model):
         seconds, module = timed(lambda: fit_at_once(learner, encoder, task, data))
         return module, seconds / count

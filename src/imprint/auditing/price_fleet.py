@@ -22,8 +22,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from imprint.auditing.price import Price, timed
+from imprint.engine.connection import connected, ray_module
 from imprint.errors import EvidenceError, PlanError
-from imprint.fitting import Data, Learner, predict
+from imprint.fitting import Data, Fixed, Learner, Repeated, predict
 from imprint.fitting.build import build, encoder_for, fit_task, has_epochs
 from imprint.fitting.data import MEMORY_SHARE, training_rows
 from imprint.fitting.memory import available_memory
@@ -31,7 +32,6 @@ from imprint.fleets import Finished, Member, Members, Plan, Sequential, Shared, 
 from imprint.fleets.batched import Batched, alike_members, footprint, wave_size
 from imprint.fleets.choosing import PRICE_SECONDS, priced, steady
 from imprint.fleets.cluster import Cluster
-from imprint.fleets.connection import connected, ray_module
 from imprint.fleets.executing import Executor, resolve
 from imprint.fleets.fleet import keeping, query_rows, test_places
 from imprint.fleets.sending import tensors_of, threads_of
@@ -108,6 +108,9 @@ def price_fleet(
         raise PlanError("The price of a fleet needs a plan.", "Write imprint.price('fleet', ..., plan=subsets(256)).")
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
     resolved = learner.resolve(corpus)
+    if isinstance(resolved.sampler, Fixed):  # speaks of rows that a measurement does not have
+        share = min(1.0, len(resolved.sampler.order) / max(1, len(training_rows(corpus))))
+        resolved = replace(resolved, sampler=Repeated(share))
     asked = query_rows(resolved, corpus, queries)
     stand = stand_for(resolved, corpus)
     binding, members = timed(lambda: plan.bind(stand.real, corpus))
@@ -335,7 +338,7 @@ def on_cluster(
 def started(executor: Executor, stand: Stand, members: Sequence[Member]) -> tuple[float, int]:
     """Seconds until processes have each trained something very small, and the bytes that they take together."""
     rows = torch.arange(min(2, len(stand.probe.data.target)))
-    small = [replace(one, rows=rows, settings={"epochs": 1}) for one in members]
+    small = [replace(one, rows=rows, settings={"epochs": 1, "sampler": None}) for one in members]
     taken = 0
 
     def run() -> None:

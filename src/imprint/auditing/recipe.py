@@ -45,6 +45,8 @@ class LearnerRecipe(Strict):
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
     record: str = "auto"
+    loss: str | dict[str, str | bool | float | None] = "auto"
+    deletable: str | None = None
 
 
 class Recipe(Strict):
@@ -117,6 +119,8 @@ class Recipe(Strict):
         fields = {} if learner is None else learner if isinstance(learner, Mapping) else vars(learner)
         # The task stands in the recipe itself; a sampler is code.
         learnt = {key: value for key, value in fields.items() if key in LearnerRecipe.model_fields}
+        if hasattr(learnt.get("loss"), "spec"):
+            learnt["loss"] = learnt["loss"].spec()
         if not isinstance(learnt.get("model", "auto"), str):
             raise RecipeError(
                 f"The model {learnt['model']!r} is Python code, which a recipe cannot hold.",

@@ -29,6 +29,19 @@ def command(
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Write all findings: .parquet, .csv, .jsonl.")
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", metavar="NAME", help="An audit of the whole set instead: overlap, macro, ..."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="COL", help="With --report: a column, group, background or clusters.")
+    ] = None,
+    votes: Annotated[
+        str | None, typer.Option("--votes", metavar="FILE", help="With --report annotators: id, annotator, label.")
+    ] = None,
+    fleet: Annotated[
+        str | None, typer.Option("--fleet", metavar="FOLDER", help="With --report subpopulations: a fleet's members.")
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """List what is wrong with the examples that RUN was trained on.
@@ -41,13 +54,25 @@ def command(
       imprint clean runs/base
       imprint clean runs/base --kind label --top 50
       imprint clean runs/base --out findings.csv
+      imprint clean runs/base --report macro --by sex      even between groups?
+      imprint clean runs/base --report conflicts           where verdicts differ
       imprint verify runs/base --findings findings.csv     does the fix help?
 
     What the output means:
       severity    0 to 1, higher = worse; comparable within one kind
       suggestion  drop: leave the example out; relabel: use suggested_value;
                   review: look at it, nothing is done by itself
-      A finding without id concerns a column or a class, not one example.
+      A finding without id concerns a column, a class or a group of examples,
+      not one example.
+
+    Audits (--report):
+      overlap           how near the test is to the training examples
+      subpopulations    majority against minority accuracy over checkpoints
+      macro             MacroStd: how unevenly groups are treated within classes
+      tokens            copies and artifact tokens in the evaluation of texts
+      conflicts         all verdicts on each example, where they disagree first
+      noise_transition  which classes are given which labels, and how often
+      annotators        consensus of several people's votes, and whom to trust
 
     JSON: {"run", "methods": [str], "count",
           "kinds": [{"kind", "count", "median_severity", "drop", "relabel",
@@ -56,7 +81,20 @@ def command(
                         "suggested_value", "method", "evidence"}],
           "out", "cost": {"seconds", "trainings"}}
       findings holds the --top worst; --out writes all of them.
+    JSON of --report: {"run", "report", "summary", "count", "rows", "out"}
     """
+    if report is not None:
+        from imprint.cli.clean_audit import report as show
+
+        if methods or kind:
+            raise MethodError("A report is of the whole set.", "Leave out methods and --kind, or leave out --report.")
+        return show(run, report, by, votes, fleet, top, out, as_json)
+    if by is not None:
+        raise MethodError("--by makes groups for a report.", "Name one: --report macro or --report subpopulations.")
+    if votes is not None:
+        raise MethodError("--votes are for a report.", "Add --report annotators.")
+    if fleet is not None:
+        raise MethodError("--fleet is for a report.", "Add --report subpopulations.")
     from imprint.cleaning import clean
     from imprint.methods import lookup
     from imprint.recording import load
@@ -170,21 +208,7 @@ def read_findings(path: str) -> Any:
 
     from imprint.errors import SourceError
 
-    file = Path(o.source_of(path))
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".parquet": pl.read_parquet,
-        ".csv": lambda file: pl.read_csv(file, infer_schema=False),  # an id of 001 stays 001
-        ".jsonl": lambda file: pl.read_ndjson(file, infer_schema_length=None),
-    }
-    if file.suffix not in readers:
-        raise SourceError(f"Cannot read findings from '{path}'.", f"Use a file ending in {', '.join(readers)}.")
-    try:
-        frame = readers[file.suffix](file)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise SourceError(
-            f"'{path}' cannot be read as findings: {(str(error).splitlines() or ['empty'])[0]}.",
-            "Write it with: imprint clean RUN --out FILE",
-        ) from error
+    frame = read_rows(path, "findings")
     missing = [name for name in ("id", "suggestion") if name not in frame.columns]
     if missing:
         raise SourceError(
@@ -194,3 +218,30 @@ def read_findings(path: str) -> Any:
     if "decision" in frame.columns:
         frame = frame.filter(pl.col("decision").fill_null("") != "reject")
     return frame
+
+
+def read_rows(path: str, what: str) -> Any:
+    """A table from a .parquet, .csv or .jsonl file; what is in a CSV stays text.
+
+    Raises:
+        SourceError: No such file, or not readable.
+    """
+    import polars as pl
+
+    from imprint.errors import SourceError
+
+    file = Path(o.source_of(path))
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".parquet": pl.read_parquet,
+        ".csv": lambda file: pl.read_csv(file, infer_schema=False),  # an id of 001 stays 001
+        ".jsonl": lambda file: pl.read_ndjson(file, infer_schema_length=None),
+    }
+    if file.suffix not in readers:
+        raise SourceError(f"Cannot read {what} from '{path}'.", f"Use a file ending in {', '.join(readers)}.")
+    remedy = "Write it with: imprint clean RUN --out FILE" if what == "findings" else "Write it again."
+    try:
+        return readers[file.suffix](file)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise SourceError(
+            f"'{path}' cannot be read as {what}: {(str(error).splitlines() or ['empty'])[0]}.", remedy
+        ) from error

@@ -32,6 +32,14 @@ def command(
     schedule: Annotated[
         str, typer.Option("--schedule", metavar="NAME", help="onecycle, cosine, constant.")
     ] = "onecycle",
+    loss: Annotated[
+        str,
+        typer.Option(
+            "--loss",
+            metavar="NAME",
+            help="dice, adaptive-dice, focal; of labels also positive-unlabelled, weak-negatives; auto: cross-entropy or squared error.",
+        ),
+    ] = "auto",
     augment: Annotated[
         str, typer.Option("--augment", metavar="NAME", help="none, flip-crop; auto: for colour photographs.")
     ] = "auto",
@@ -43,6 +51,12 @@ def command(
     ] = "auto",
     device: o.Device = "auto",
     seed: o.Seed = 0,
+    deletable: Annotated[
+        str | None,
+        typer.Option(
+            "--deletable", metavar="TEXT", help="sisa(shards=5, slices=4): examples can be forgotten exactly."
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Start over in RUN, or go on where it stopped.")
     ] = False,
@@ -62,6 +76,7 @@ def command(
       imprint fit reviews.jsonl --target stars --split part --out runs/reviews
       imprint fit photos/ --model cnn --epochs 20 --out runs/photos
       imprint fit flats.parquet --target price --task regression --out runs/flats
+      imprint fit spam.csv --target spam --loss adaptive-dice --out runs/spam
 
     What comes out:
       RUN/manifest.json   what was trained, on what, with which versions
@@ -81,7 +96,8 @@ def command(
     path = o.source_of(source)
     learner = o.learner_of(
         model=model, task=task, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-        weight_decay=weight_decay, schedule=schedule, augment=augment, ema=ema, precision=precision, device=device, seed=seed,
+        weight_decay=weight_decay, schedule=schedule, loss=loss, augment=augment, ema=ema, precision=precision, device=device, seed=seed,
+        deletable=deletable,
     )  # fmt: skip
     with o.making(out, "store") as folder, Stages() as stages:
         corpus = open_corpus(

@@ -16,7 +16,8 @@ from imprint.errors import MethodError, nearest
 def command(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Explain this method.")] = None,
     verb: Annotated[
-        str | None, typer.Option("--verb", metavar="VERB", help="Only those of this verb: score, clean, trace.")
+        str | None,
+        typer.Option("--verb", metavar="VERB", help="Only those of this verb: score, clean, trace, select, forget."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +40,8 @@ def command(
       trainings  extra trainings, each as long as the recorded one; 0 = free
 
     JSON: {"methods": [{"verb", "name", "kind", "summary", "explanation", "higher",
-          "needs": [str], "trainings", "tasks": [str], "modalities", "source"}]}
+          "needs": [str], "trainings", "exact", "tasks": [str], "modalities",
+          "source"}]}
     """
     from imprint.methods import VERBS, registered
 
@@ -63,8 +65,18 @@ def command(
             names = ["name", "finds", "higher =", "needs", "trainings"]
             if all(one.kind is None for one in chosen):
                 names, rows = [name for name in names if name != "finds"], [[row[0], *row[2:]] for row in rows]
+            if each == "forget":  # which reads no evidence, and promises something or not
+                names, rows = (
+                    ["name", "exact", "what it does"],
+                    [[one.name, exactness(one), one.summary] for one in chosen],
+                )
             say(f"{each}:", *table(names, rows, indent=2, whole=["name", "finds"]), "")
         say("Explain one: imprint methods NAME")
+
+
+def exactness(method: Any) -> str:
+    """Whether a forget method gives what a training without the examples gives."""
+    return "yes" if method.exact else "no"
 
 
 def needs(method: Any) -> str:
@@ -83,7 +95,7 @@ def document(method: Any) -> dict[str, Any]:
     return {
         "verb": method.verb, "name": method.name, "kind": method.kind, "summary": method.summary,
         "explanation": explanation(method), "higher": method.higher, "needs": evidence(method),
-        "trainings": method.trainings, "tasks": list(method.tasks),
+        "trainings": method.trainings, "exact": method.exact, "tasks": list(method.tasks),
         "modalities": None if method.modalities is None else list(method.modalities), "source": method.source,
     }  # fmt: skip
 
@@ -101,13 +113,16 @@ def wrapped(part: str) -> list[str]:
 
 
 def explain(method: Any) -> list[str]:
-    ask = f"imprint {method.verb} RUN {'--method ' if method.verb == 'trace' else ''}{method.name}"
+    ask = (
+        f"imprint {method.verb} RUN {'--method ' if method.verb in ('trace', 'select', 'forget') else ''}{method.name}"
+    )
     return [
         f"{method.verb}: {method.name}", "",
 *(f"  {line}".rstrip() for part in explanation(method).split("\n\n") for line in [*wrapped(part), ""]),
         *pairs(
             [
-                ("higher =", method.higher), ("finds", method.kind), ("needs", needs(method)),
+                ("higher =", method.higher), ("finds", method.kind),
+                ("exact", None if method.exact is None else exactness(method)), ("needs", needs(method)),
                 ("trainings", f"{method.trainings} beyond the recorded one"), ("tasks", list(method.tasks)),
                 ("data", "any" if method.modalities is None else list(method.modalities)), ("source", method.source),
                 ("ask", ask),

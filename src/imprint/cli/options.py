@@ -41,7 +41,11 @@ TaskName = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", metavar="NAME", help="auto, linear, ridge, logistic, mlp, cnn, resnet; auto: by modality."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="auto, linear, ridge, logistic, mlp, cnn, resnet, transformer; auto: by modality.",
+    ),
 ]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, metavar="N", help="Passes over the training set. Default: by size.")
@@ -67,7 +71,7 @@ Processes = Annotated[
     int, typer.Option("--processes", min=1, metavar="N", help="Members at a time, each in a process; sequential.")
 ]
 Engine = Annotated[
-    Literal["local", "ray"], typer.Option("--engine", metavar="NAME", help="local, or ray: the executor cluster.")
+    Literal["local", "ray"], typer.Option("--engine", metavar="NAME", help="local, or ray: as tasks of a Ray cluster.")
 ]
 Address = Annotated[
     str | None,
@@ -165,6 +169,19 @@ def learner_of(**settings: Any) -> Any:
     from imprint.fitting import Learner
 
     return Learner(**{key: value for key, value in settings.items() if value is not None})
+
+
+def engine_of(engine: str, address: str | None) -> Any:
+    """The engine from its options.
+
+    Raises:
+        EvidenceError: The options contradict each other.
+    """
+    from imprint.engine import Engine
+
+    if address is not None and engine != "ray":
+        raise EvidenceError(f"--address {address} is that of a Ray cluster.", "Add --engine ray.")
+    return Engine(engine, address)
 
 
 def executor_of(executor: str, processes: int, engine: str, address: str | None) -> Any:

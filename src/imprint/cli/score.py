@@ -29,6 +29,8 @@ def command(
             "--members", min=2, metavar="N", help="Models (shapley: random orders) of a fleet. Default: 64 (32)."
         ),
     ] = None,
+    engine: o.Engine = "local",
+    address: o.Address = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Write all scores: .parquet, .csv, .jsonl.")
     ] = None,
@@ -47,6 +49,7 @@ def command(
       imprint score runs/base el2n aum --top 20 --by aum
       imprint score runs/base forgetting --out scores.parquet
       imprint score runs/base memorisation banzhaf --members 256
+      imprint score runs/base grand --engine ray --address HOST:6379
       imprint score runs/base --json --top 100 | jq -r '.examples[].id'
 
     What the output means:
@@ -68,9 +71,10 @@ def command(
 
     folder = o.run_folder(run)
     chosen = [lookup("score", name) for name in methods or []]
+    where = o.engine_of(engine, address)
     loaded = load(folder)
     with Stages() as stages:
-        scores = score(loaded, [one.name for one in chosen] or "auto", members, progress=stages)
+        scores = score(loaded, [one.name for one in chosen] or "auto", members, progress=stages, engine=where)
     o.keep(loaded, scores, [one.name for one in chosen])
     frame = scores.frame()
     names = list(scores.methods)

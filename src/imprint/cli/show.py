@@ -175,6 +175,22 @@ def target_first(frame: Any, target: str | None) -> Any:
     return frame.select([*names[:place], target, *names[place:]] if target in frame.columns else names)
 
 
+def setting(value: Any) -> str:
+    """A setting of a learner in few words; a sampler by its name and its numbers.
+
+    >>> setting({"sampler": "fixed", "order": [4, 1, 7], "weights": None})
+    'fixed (order: 3 values)'
+    """
+    if not isinstance(value, dict):
+        return cell(value)
+    parts = [
+        f"{name}: {len(one)} values" if isinstance(one, list) else f"{name} {cell(one)}"
+        for name, one in value.items()
+        if name != "sampler" and one is not None
+    ]
+    return f"{value.get('sampler')} ({', '.join(parts)})" if parts else str(value.get("sampler"))
+
+
 def show_run(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Settings, curves and answers of a run, from its manifest and small files alone."""
     manifest = read_json(path / "manifest.json")
@@ -184,7 +200,7 @@ def show_run(path: Path) -> tuple[dict[str, Any], list[str]]:
     document = {"what": "run", "path": str(path), "manifest": manifest, "curves": epochs, "answers": answers}
     learner = manifest.get("learner") or {}
     settings = ", ".join(
-        f"{name} {cell(value)}"
+        f"{name} {setting(value)}"
         for name, value in learner.items()
         if name not in ("model", "task") and value is not None
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imprint.reporting import Explanation
     from imprint.reporting.explanation import Shown
 
+MINUS = "\u2212"
 LONGEST = 300  # characters of a query's text that are shown
 PAGE = "explanation.html"
 
@@ -44,6 +45,8 @@ def command(
         float | None,
         typer.Option("--budget", metavar="SECONDS", help="For auto: what the method may take. Default: 600."),
     ] = None,
+    engine: o.Engine = "local",
+    address: o.Address = None,
     show: Annotated[int, typer.Option("--show", min=0, metavar="N", help="Show the first N queries.")] = 3,
     out: Annotated[
         str | None,
@@ -67,6 +70,7 @@ def command(
       imprint trace runs/base --query u-1832 --method embedding
       imprint trace runs/base --query u-1832 --method auto --budget 60
       imprint trace runs/base --query u-1832 --open
+      imprint trace runs/base --method trak --engine ray --address HOST:6379
       imprint verify runs/base --answer attribution-datamodel
 
     What the output means:
@@ -76,6 +80,9 @@ def command(
              margin; for similarities: see imprint methods NAME
       With few members scores are noisy: imprint verify measures how far to trust
       them, beside random and similarity.
+      words    of a model that reads words (transformer): those that count the
+               most, + for the query and − against it. Of the query: for its
+               margin; of an example: for gradient-dot, what training on it does
       shares   words of a text that the query has too, the rarest first: it
                compares the texts, and is not what the model looked at
       differs  columns of a row that differ from the query's, numbers by more than
@@ -88,7 +95,8 @@ def command(
     JSON: {"run", "method", "higher", "k", "count", "queries": [{"id", "position",
           "split", "target", "predicted": {"value", "probability"}, "content",
           "examples": [{"rank", "id", "position", "score", "target", "predicted",
-          "shares" or "differs": [str], "content"}]}], "out", "page",
+          "words": [{"word", "score"}] or "shares" or "differs": [str],
+          "content"}]}], "out", "page",
           "cost": {"seconds", "trainings"}, "notes": [str]}
     """
     from imprint.methods import lookup
@@ -99,9 +107,12 @@ def command(
     folder = o.run_folder(run)
     if method != "auto":
         lookup("trace", method)
+    where = o.engine_of(engine, address)
     loaded = load(folder)
     with Stages() as stages:
-        answer = trace(loaded, query or queries, method, k=k, members=members, progress=stages, budget=budget)
+        answer = trace(
+            loaded, query or queries, method, k=k, members=members, progress=stages, budget=budget, engine=where
+        )
     method = answer.method
     o.keep(loaded, answer, [method])
     as_page = out is not None and Path(out).suffix == ".html"
@@ -178,16 +189,24 @@ def described(run: Run, answer: Attribution, found: Explanation, query: str) -> 
             own.drop("query").to_dicts(), targets[1:], explained.helpful + explained.harmful, contents[1:], strict=True
         )
     ]
+    own_words = {"words": scored(explained.query)} if found.marked == "scores" else {}
     return {
         "id": query, "position": frame[0]["position"], "split": frame[0]["split"], "target": targets[0],
-        "predicted": predicted(run, int(rows[0])), "content": contents[0], "examples": examples,
+        "predicted": predicted(run, int(rows[0])), "content": contents[0], **own_words, "examples": examples,
     }  # fmt: skip
 
 
 def compared(shown: Shown, marked: str) -> dict[str, Any]:
     """What the model says of an example, and how it compares with the query."""
+    if marked == "scores":
+        return {"predicted": shown.predicted, "words": scored(shown)}
     marks = {"words": "shares", "columns": "differs"}.get(marked)
     return {"predicted": shown.predicted, **({marks: list(shown.marks)} if marks else {})}
+
+
+def scored(shown: Shown) -> list[dict[str, Any]]:
+    """The words with the largest scores."""
+    return [{"word": name, "score": score} for name, score in shown.words]
 
 
 def lines(query: dict[str, Any], run: Run, ends: tuple[str, str]) -> list[str]:
@@ -196,18 +215,24 @@ def lines(query: dict[str, Any], run: Run, ends: tuple[str, str]) -> list[str]:
     sure = f" (probability {said['probability']:.3f})" if said.get("probability") is not None else ""
     out = [bold(f"Query {query['id']} ({query['split']})")]
     facts = [("target", query["target"]), ("predicted", f"{cell(said['value'])}{sure}")]
+    if "words" in query:
+        facts.append(("words", spoken(query["words"])))
     out += pairs([*facts, *((name, clip(cell(value), LONGEST)) for name, value in query["content"].items())], indent=2)
     pictures = [name for name, kind in run.corpus.kinds.items() if kind == "image"]
     if pictures:
         row = run.corpus.read(run.corpus.rows_of([query["id"]]), pictures).to_dicts()[0]
         out += [f"  {line}" for name in pictures if row[name] for line in drawing(row[name])]
-    marks = next((name for name in ("shares", "differs") if query["examples"] and name in query["examples"][0]), None)
+    marks = next(
+        (name for name in ("words", "shares", "differs") if query["examples"] and name in query["examples"][0]), None
+    )
     head = [
         "rank",
         "id",
         "score",
         "target",
-        *{"shares": ["shares", "content"], "differs": ["differs"]}.get(str(marks), ["content"]),
+        *{"words": ["words", "content"], "shares": ["shares", "content"], "differs": ["differs"]}.get(
+            str(marks), ["content"]
+        ),
     ]
     for title, sign in zip(ends, (1, -1), strict=True):
         rows = [
@@ -226,11 +251,22 @@ def labelled(example: dict[str, Any]) -> str:
 
 def told(example: dict[str, Any], marks: str | None) -> list[str]:
     """What an example holds, beside what it shares with the query; of a row, where it differs."""
+    if marks == "words":
+        return [spoken(example["words"]), held(example["content"])]
     if marks == "shares":
         return [" ".join(example["shares"]) or "none", held(example["content"])]
     if marks == "differs":
         return [held({name: example["content"][name] for name in example["differs"]}, named=True) or "nowhere"]
     return [held(example["content"])]
+
+
+def spoken(words: list[dict[str, Any]]) -> str:
+    """Words with the sign of their scores, those that count the most first.
+
+    >>> spoken([{"word": "good", "score": 0.5}, {"word": "not", "score": -0.2}])
+    '+good −not'
+    """
+    return " ".join(f"{'+' if one['score'] > 0 else MINUS}{one['word']}" for one in words) or "none"
 
 
 def held(content: dict[str, Any], named: bool = False) -> str:

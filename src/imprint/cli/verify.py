@@ -17,12 +17,13 @@ from imprint.errors import ColumnError, MethodError
 if TYPE_CHECKING:
     import polars as pl
 
-    from imprint.answers import Attribution, Findings, Verdict
+    from imprint.answers import Attribution, Findings, Selection, Verdict
     from imprint.recording import Run
 
 # Fields of a trust beside its linear datamodeling score.
 MORE = (
-    "removed", "drops", "drop_leads", "flips", "flip_leads", "detection", "detection_leads", "seconds", "evidence_bytes",
+    "removed", "drops", "drop_leads", "flips", "flip_leads", "patched", "rate", "gains", "gain_leads", "detection", "detection_leads",
+    "seconds", "evidence_bytes",
 )  # fmt: skip
 # Trainings of each arm, and for each removal: of these there are as many as queries.
 SEEDS, TRAININGS = 5, 3
@@ -43,10 +44,16 @@ def command(
     ] = None,
     answer: Annotated[
         str | None,
-        typer.Option("--answer", metavar="NAME", help="Judge this answer of the run: findings or a trace."),
+        typer.Option("--answer", metavar="NAME", help="Judge this answer: findings, a trace, a selection."),
     ] = None,
     members: Annotated[
-        int, typer.Option("--members", min=8, metavar="N", help="For a trace: models on random halves to judge by.")
+        int,
+        typer.Option(
+            "--members",
+            min=0,
+            metavar="N",
+            help="For a trace: models on random halves to judge by; 0: none (--tail-patch).",
+        ),
     ] = 64,
     removal: Annotated[
         float | None,
@@ -55,8 +62,17 @@ def command(
         ),
     ] = None,
     queries: Annotated[
-        int, typer.Option("--removal-queries", min=5, metavar="N", help="For how many queries examples are removed.")
+        int,
+        typer.Option(
+            "--removal-queries", min=5, metavar="N", help="For how many queries examples are removed, or stepped on."
+        ),
     ] = 30,
+    tail_patch: Annotated[
+        int | None,
+        typer.Option(
+            "--tail-patch", min=1, metavar="K", help="For a trace: take one more step on the K examples that help most."
+        ),
+    ] = None,
     known: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +88,8 @@ def command(
     seeds; all are measured on the same test examples.
     Use it on a trace before you believe it: do its scores predict what models
     say that were trained on random halves of the training set?
+    Use it on a selection before you train on it for good: models are trained on
+    it, on as many random examples and on everything (imprint select --compare).
 
     Examples:
       imprint verify runs/base
@@ -82,6 +100,8 @@ def command(
       imprint verify runs/base --kind label
       imprint verify runs/base --answer attribution-datamodel --members 128
       imprint verify runs/base --answer attribution-trak --removal 20
+      imprint verify runs/base --answer selection-el2n-top
+      imprint verify runs/base --answer attribution-trak --tail-patch 10 --members 0
 
     What the output means:
       effect    mean change of the test metric, after less before, over the seeds;
@@ -97,6 +117,10 @@ def command(
                 examples that help it the most are gone and the model is trained
                 again (3 seeds), beside K at random and K by similarity
       flips     share of right predictions that are then wrong
+      gain      with --tail-patch: by how much the margin of a query rises after one
+                step of gradient descent on the K examples that help it the most,
+                beside K at random, K of its class, and K by similarity; with
+                --members 0 nothing is trained
       auroc     with --known: how well the harm that an example does to the
                 queries tells the known wrong labels from the others; 0.5 = chance
       seconds, evidence   what the scores took, and the size of what they read
@@ -110,11 +134,12 @@ def command(
       of a trace: {"run", "method", "lds", "interval", "level", "members",
           "queries", "controls": {name: [lds, low, high]}, "leads": {name:
           [lead, low, high]}, "removed", "drops", "drop_leads", "flips",
-          "flip_leads", "detection", "detection_leads" (each {name: [value,
-          low, high]}), "seconds": {name: s}, "evidence_bytes": {name: n},
+          "flip_leads", "patched", "rate", "gains", "gain_leads", "detection",
+          "detection_leads" (each {name: [value, low, high]}), "seconds":
+          {name: s}, "evidence_bytes": {name: n},
           "sentence", "cost", "notes"}
     """
-    from imprint.answers import Attribution
+    from imprint.answers import Attribution, Selection
     from imprint.cleaning import clean
     from imprint.recording import load
     from imprint.verifying import verify
@@ -126,14 +151,23 @@ def command(
     judged = judged_answer(loaded, answer) if answer else None
     if isinstance(judged, Attribution):
         asked = {
-            "removal": removal, "queries": queries, "seeds": seeds or TRAININGS, "known": known_ids(known) if known else None,
+            "removal": removal, "queries": queries, "seeds": seeds or TRAININGS, "tail_patch": tail_patch,
+            "known": known_ids(known) if known else None,
         }  # fmt: skip
         trust_in(judged, loaded, members, asked, as_json)
         return
-    if removal is not None or known is not None:
+    if removal is not None or tail_patch is not None or known is not None:
         raise MethodError(
-            "--removal and --known are about a trace.", "Name one of the run's: --answer attribution-datamodel"
+            "--removal, --tail-patch and --known are about a trace.",
+            "Name one of the run's: --answer attribution-datamodel",
         )
+    if isinstance(judged, Selection):
+        from imprint.cli.compare_selection import show
+
+        with Stages() as stages:
+            worth = verify(judged, loaded, seeds=seeds or SEEDS, progress=stages)
+        show(worth, loaded, run, [judged.method], out=None, open_page=False, as_json=as_json)
+        return
     with Stages() as stages:
         found = judged or (clean(loaded) if frame is None else as_findings(frame, loaded))
         verdict = verify(found, loaded, seeds=seeds or SEEDS, kinds=kinds, path=kept(folder), progress=stages)
@@ -158,18 +192,18 @@ def command(
     )
 
 
-def judged_answer(run: Run, name: str) -> Findings | Attribution:
+def judged_answer(run: Run, name: str) -> Findings | Attribution | Selection:
     """The saved answer of this name.
 
     Raises:
         MethodError: It is of a kind that cannot be verified.
     """
-    from imprint.answers import Attribution, Findings
+    from imprint.answers import Attribution, Findings, Selection
 
     found = run.answer(name)
-    if not isinstance(found, Findings | Attribution):
+    if not isinstance(found, Findings | Attribution | Selection):
         raise MethodError(
-            f"The answer '{name}' is of the kind '{found.name}'.", "Judge what imprint clean or trace found."
+            f"The answer '{name}' is of the kind '{found.name}'.", "Judge what imprint clean, trace or select found."
         )
     return found
 
@@ -204,7 +238,7 @@ def trust_in(attribution: Attribution, run: Run, members: int, asked: dict[str, 
 
     with Stages() as stages:
         trust = verify(attribution, run, members=members, **asked, progress=stages)
-    o.keep(run, trust, [trust.method])
+    o.keep(run, trust, [trust.method, *([] if trust.members else ["tail-patch"])])
     if as_json:
         emit({
             "run": str(run.path), "method": trust.method, "lds": trust.lds, "interval": trust.interval, "level": trust.level,
@@ -219,7 +253,9 @@ def trust_in(attribution: Attribution, run: Run, members: int, asked: dict[str, 
         for name, (lds, *ends) in trust.controls.items()
     ]
     head = ["method", "lds", f"{trust.level:.0%} interval", "lead", f"{trust.level:.0%} interval"]
-    say(*paragraph(trust.summary()), "", *table(head, rows), "")
+    say(*paragraph(trust.summary()), "")
+    if trust.members:
+        say(*table(head, rows), "")
     if trust.drops:
         removed = [
             [
@@ -232,6 +268,12 @@ def trust_in(attribution: Attribution, run: Run, members: int, asked: dict[str, 
             for name in sorted(trust.drops, key=lambda name: name != trust.method)
         ]
         say(*table([f"without {trust.removed} by", "fall", "interval", "flips", "interval"], removed), "")
+    if trust.gains:
+        gained = [
+            [name, f"{value:+.3g}", between(ends, "+.3g"), *lead_over(trust.gain_leads.get(name))]
+            for name, (value, *ends) in sorted(trust.gains.items(), key=lambda one: one[0] != trust.method)
+        ]
+        say(*table([f"step on {trust.patched} by", "gain", "interval", "lead", "interval"], gained), "")
     if trust.detection:
         found = [[name, value, between(ends)] for name, (value, *ends) in trust.detection.items()]
         say(*table(["known wrong labels", "auroc", "interval"], found), "")
@@ -251,14 +293,19 @@ def shares(ends: Sequence[float]) -> str:
     return f"{low:.1%} to {high:.1%}"
 
 
-def between(ends: Sequence[float]) -> str:
+def lead_over(lead: Sequence[float] | None) -> list[Any]:
+    """A lead and its interval as cells; empty for the method itself."""
+    return ["", ""] if lead is None else [f"{lead[0]:+.3g}", between(lead[1:], "+.3g")]
+
+
+def between(ends: Sequence[float], digits: str = "+.3f") -> str:
     """An interval in words.
 
     >>> between([0.1, 0.25])
     '+0.100 to +0.250'
     """
     low, high = ends
-    return f"{low:+.3f} to {high:+.3f}"
+    return f"{low:{digits}} to {high:{digits}}"
 
 
 def document(verdict: Verdict) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import Any
 import polars as pl
 
 from imprint.answers import Scores
+from imprint.engine import LOCAL, Engine
 from imprint.errors import MethodError
 from imprint.fitting import Progress
+from imprint.gradients.examples import notes as gradient_notes
 from imprint.methods import Method, asked, evaluate_all, needs_of, registered, trainings_of
-from imprint.recording.collect import RECORDED, spent
+from imprint.recording.collect import FORWARD, RECORDED, spent
 from imprint.scoring.dynamics import (
     aum,
     confidence,
@@ -40,7 +42,12 @@ __all__ = [
 
 
 def score(
-    run: Any, methods: str | Sequence[str] = "auto", members: int | None = None, progress: Progress | bool | None = None
+    run: Any,
+    methods: str | Sequence[str] = "auto",
+    members: int | None = None,
+    progress: Progress | bool | None = None,
+    *,
+    engine: str | Engine = LOCAL,
 ) -> Scores:
     """Score every training example of a run.
 
@@ -54,6 +61,8 @@ def score(
             many random orders are walked through for "shapley"; None for as many as each method says. A fleet is trained once and
             kept in the run: another method that asks the same fleet costs nothing more.
         progress: Told the trainings done; None shows a bar if standard error is a terminal, False nothing.
+        engine: Where gradients are taken and fleets are trained: "local", "ray" (a cluster of our own on this machine), or
+            `imprint.engine.Engine("ray", address)`.
 
     Returns:
         One value per training example and method, in the corpus's order. `higher` says what a high value means.
@@ -63,7 +72,12 @@ def score(
         EvidenceError: If evidence is missing and cannot be collected.
     """
     began = time.perf_counter()
-    chosen = [one for one in asked("score", methods, run) if methods != "auto" or _recorded(one)]
+    chosen = asked("score", methods, run)
+    if methods == "auto":
+        recorded = [one for one in chosen if _recorded(one)]
+        if _without_training(run) and run.missing(needs_of(recorded)):  # what takes a pass over its examples
+            recorded = [one for one in chosen if _of_final_model(one)]
+        chosen = recorded
     if members is not None:
         if not any(one.members for one in chosen):
             raise MethodError(
@@ -73,7 +87,7 @@ def score(
         chosen = [one.with_members(members) for one in chosen]
     trainings = trainings_of(one for one in chosen)
     if not all(_recorded(one) for one in chosen):
-        run.collect(needs_of(chosen), progress)
+        run.collect(needs_of(chosen), progress, engine)
     values = evaluate_all(chosen, run)
     trainings, notes = spent(run, needs_of(chosen))
     table = run.examples.select("id", "position", "split")[run.rows("train")].with_columns(
@@ -87,10 +101,21 @@ def score(
         run={"path": str(run.path), "corpus": run.fingerprint},
         cost={"seconds": time.perf_counter() - began, "trainings": trainings},
         table=table,
-        notes=notes,
+        notes=(*notes, *gradient_notes(run, needs_of(chosen))),
     )
 
 
 def _recorded(one: Method) -> bool:
     """Whether a method reads nothing but what was recorded while training."""
     return all(need.kind in (None, *RECORDED) for need in needs_of([one]))
+
+
+def _without_training(run: Any) -> bool:
+    """Whether a run is a child that forgot without a training of its own, or was trained in shards."""
+    manifest = getattr(run, "manifest", {})
+    return bool(manifest.get("forgot") or manifest.get("deletable"))
+
+
+def _of_final_model(one: Method) -> bool:
+    """Whether a method reads nothing but what a pass of the examples through the final model says."""
+    return all(need.kind in (None, *FORWARD, "gradient_norms") for need in needs_of([one]))
