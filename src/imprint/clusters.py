@@ -1,4 +1,4 @@
-"""Clusters of examples in a feature space, and how a budget is shared out among them."""
+"""Clusters of examples in a feature space, what is redundant in them, and how a budget is shared out among them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Examples in a step of mini-batch k-means: at least so many, and so many for each cluster.
 BATCH, BATCH_EACH = 1024, 4
+# Numbers in memory while similarities are computed: 64 MiB of float32.
+NUMBERS = 2**24
 
 
 def kmeans(
@@ -43,6 +45,23 @@ def kmeans(
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer points differ than clusters were asked for
         model.fit(points.float().numpy())
     return torch.from_numpy(model.labels_).long(), torch.from_numpy(model.cluster_centers_).float()
+
+
+def redundancy(directions: Float[Tensor, "example d"]) -> Float[Tensor, " example"]:
+    """The largest cosine similarity of each example to one before it; the first has none (-1).
+
+    >>> redundancy(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    tensor([-1.,  0.,  1.])
+    """
+    total = len(directions)
+    found = torch.full((total,), -1.0)
+    step = max(1, NUMBERS // max(1, total))
+    for begin in range(0, total, step):
+        end = min(begin + step, total)
+        similar = directions[begin:end] @ directions[:end].T
+        before = torch.arange(end) < torch.arange(begin, end)[:, None]
+        found[begin:end] = similar.masked_fill_(~before, -1.0).amax(1)
+    return found
 
 
 def equal(sizes: Int[Tensor, " group"], budget: int) -> Int[Tensor, " group"]:

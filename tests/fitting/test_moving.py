@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from imprint.clusters import equal, kmeans
+from imprint.clusters import equal, kmeans, redundancy
 from imprint.fitting import Data, DynamicDiversity, NaiveSplit, Proportional, Sampler, SamplerState, generator, train
 from imprint.fitting import loop as loop_module
-from imprint.fitting.diversity import diverse, redundancy
+from imprint.fitting.diversity import diverse
 from imprint.fitting.moving import otsu, systematic
 
 from .conftest import TASK, network, resolved

@@ -47,7 +47,7 @@ def test_redundancy_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> Non
         max((float(unit[i] @ unit[j]) for j in range(i) if clusters[i] == clusters[j]), default=-1.0) for i in range(60)
     ]
     assert redundancy(features, clusters).tolist() == pytest.approx(expected, abs=1e-6)
-    monkeypatch.setattr(module, "BLOCK", 70)
+    monkeypatch.setattr("imprint.clusters.NUMBERS", 70)
     assert redundancy(features, clusters).tolist() == pytest.approx(expected, abs=1e-6)
 
 

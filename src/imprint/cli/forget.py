@@ -56,7 +56,7 @@ def command(
     Methods:
       retrain   trained again without them: the reference, at its full price
       analytic  exact, in no time: --model ridge (also on a frozen backbone)
-      newton    --model logistic: one step, with a proved bound on what is left
+      newton    --model logistic: two steps, with a proved bound on what is left
       sisa      exact, at a part of the price, for a run that was trained for it:
                 imprint fit ... --deletable "sisa(shards=5, slices=4)"
       nothing   the control: what a model knows that has forgotten nothing

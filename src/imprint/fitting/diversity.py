@@ -9,12 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from imprint.clusters import equal, kmeans
+from imprint.clusters import equal, kmeans, redundancy
 from imprint.errors import LearnerError
 from imprint.fitting.samplers import SamplerState, Specified, check_share, permutation, registered, share_of
 
-# Numbers in memory while similarities are computed: 64 MiB of float32.
-NUMBERS = 2**24
 # Examples whose features have at least this cosine are copies of each other: rounding apart, a model cannot tell them.
 COPY = 0.9999
 
@@ -79,16 +77,3 @@ def diverse(features: Float[Tensor, "example d"], count: int, random: torch.Gene
         members = order[kinds[order] == kind]
         chosen.append(members[repeats[members].argsort(stable=True)[:quota]])
     return torch.cat(chosen).sort().values
-
-
-def redundancy(directions: Float[Tensor, "example d"]) -> Float[Tensor, " example"]:
-    """The largest cosine similarity of each example to one before it; the first has none (-1)."""
-    total = len(directions)
-    found = torch.full((total,), -1.0)
-    step = max(1, NUMBERS // max(1, total))
-    for begin in range(0, total, step):
-        end = min(begin + step, total)
-        similar = directions[begin:end] @ directions[:end].T
-        before = torch.arange(end) < torch.arange(begin, end)[:, None]
-        found[begin:end] = similar.masked_fill_(~before, -1.0).amax(1)
-    return found

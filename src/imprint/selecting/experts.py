@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from imprint import clusters as shared
 from imprint.clusters import equal, kmeans
 from imprint.methods import Scored, method
 from imprint.recording.needs import Features, Gradients
@@ -39,8 +40,6 @@ KEPT = 0.9
 BINS, BOUND = 50, 4.0
 # Share of a cluster at either end of its score that is sampled only where the rest does not do.
 OUTLYING = 0.05
-# Numbers of a block of cosines: 64 MiB.
-BLOCK = 2**24
 # The scores of the pool of experts: an error, a gradient, a margin, and what changes over the epochs.
 EXPERTS = ("el2n", "grand", "margin", "variability")
 
@@ -70,13 +69,7 @@ def redundancy(features: Float[Tensor, "example d"], clusters: Int[Tensor, " exa
     found = torch.full((len(unit),), -1.0)
     for cluster in torch.unique(clusters).tolist():
         members = (clusters == cluster).nonzero().squeeze(1)
-        own = unit[members]
-        height = max(1, BLOCK // len(own))
-        for begin in range(0, len(own), height):
-            some = slice(begin, begin + height)
-            cosines = own[some] @ own[: begin + height].T
-            later = torch.ones_like(cosines, dtype=torch.bool).triu(begin)
-            found[members[some]] = cosines.masked_fill_(later, -1.0).amax(1)
+        found[members] = shared.redundancy(unit[members])
     return found
 
 
