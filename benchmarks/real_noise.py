@@ -11,6 +11,9 @@ are judged, and identical models (same encoder, settings and seed) are trained o
     oracle-drop    every wrong label is dropped
     oracle         every wrong label is corrected
 
+Beside them stand sets with planted errors (10 % or 30 % of the training and validation labels, drawn evenly), where nobody knows which
+examples people find hard: what is gained on the ones must not be lost on the others.
+
 Sets: CIFAR-10N (10,000 images of the training set with the labels of one group of people; a small network on the features of an
 ImageNet network that saw no CIFAR labels, or `--pixels` and a CNN) and Wikipedia comments, each with the vote of one random worker
 (truth: the majority of the others). Intervals are for new seeds and new test examples (`imprint.verifying.interval`). Finished trainings
@@ -31,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from label_audits import SHARED, cifar, wiki
+from label_audits import SHARED, adult, cifar, text, uniform_flips, wiki
 
 import imprint
 from imprint.errors import MethodError
@@ -58,11 +61,27 @@ def toxicity() -> Labelled:
     return frame, given, truth, np.where(split == "valid", "train", split)
 
 
+def questions(name: str, rate: float) -> Callable[[], Labelled]:
+    """A set of short texts with planted errors."""
+    return lambda: text(f"text/{name}/{name}.jsonl.xz", rate)
+
+
+def incomes() -> Labelled:
+    """Adult income with 30 % planted errors."""
+    frame, _, truth, split = adult()
+    return frame, uniform_flips(truth, 2, 0.3), truth, split
+
+
 SETS: dict[str, tuple[str, Callable[[], Labelled]]] = {
     "cifar10n-worse": ("image", images("wor")),
     "cifar10n-random1": ("image", images("random_label1")),
     "cifar10n-aggre": ("image", images("aggre")),
     "wiki-toxicity": ("text", toxicity),
+    "trec6-10%": ("text", questions("trec6", 0.1)),
+    "trec6-30%": ("text", questions("trec6", 0.3)),
+    "banking77-10%": ("text", questions("banking77", 0.1)),
+    "banking77-30%": ("text", questions("banking77", 0.3)),
+    "adult-30%": ("table", incomes),
 }
 
 
@@ -89,7 +108,11 @@ def opened(name: str, options: argparse.Namespace) -> tuple[imprint.Corpus, np.n
     rng = np.random.default_rng(0)
     chosen = [
         rng.permutation(np.flatnonzero(split == part))[:count]
-        for part, count in (("train", options.train), ("test", options.test))
+        for part, count in (
+            ("train", options.train),
+            ("valid", options.train and options.train // 9),
+            ("test", options.test),
+        )
     ]
     kept = np.sort(np.concatenate(chosen))
     frame, given, truth, split = frame[kept], given[kept], truth[kept], split[kept]
@@ -97,7 +120,7 @@ def opened(name: str, options: argparse.Namespace) -> tuple[imprint.Corpus, np.n
     if kind == "image":
         model = "cnn" if options.pixels else "mlp"
         if not options.pixels:  # all sets of labels are of the same images
-            path = options.folder / f"efficientnet-{len(chosen[0])}-{len(chosen[1])}.npy"
+            path = options.folder / f"efficientnet-{len(chosen[0])}-{len(chosen[-1])}.npy"
             vectors = features(frame, path)
             frame = pl.DataFrame({"features": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))})
     target = np.where(split == "test", truth, given)

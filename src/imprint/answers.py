@@ -849,8 +849,185 @@ class Comparison(Answer):
         return figure
 
 
+# Between a model and the only one that it is held against, a difference of outputs as small as this is rounding.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Forgetfulness(Answer):
+    """How far models that have forgotten examples are from models that never saw them, beside doing nothing.
+
+    Arms: each method that was judged, "nothing" (models that still know the examples) and "oracle" (models trained without them). All are
+    held against further oracles, so that the oracle's own row is what is left between models that never saw the examples.
+
+    `frame()`: measure, set ("forget", "retain", "held-out"), arm, value, low, high, better ("lower", "higher", or "oracle": the nearer to
+    the oracle's value). The table also holds `change` (the value less that of doing nothing) and `gap` (less that of the oracle) with
+    `_low` and `_high`: as both arms were asked about the same examples by the same judges, these say more than two intervals side by
+    side. Those of the measures that tell arms apart on the forgotten examples (`telling`) hold at `level` all together. No id is in it.
+
+    Attributes:
+        count: How many examples were forgotten.
+        oracles: Models that were trained without them; 1 where training has no randomness.
+        models: Models of each arm.
+        shadows: Models that the membership attacks learned from; 0: there were none.
+        level: Level of all intervals.
+        examples: Set -> how many examples it was measured on.
+        seconds: Arm -> what one model took, without the parent's training; of "oracle" a training without the examples.
+        conclusions: What follows, a sentence each; every one of them could have been "no".
+    """
+
+    count: int = 0
+    oracles: int = 0
+    models: int = 0
+    shadows: int = 0
+    level: float = 0.95
+    examples: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    conclusions: tuple[str, ...] = ()
+    name: ClassVar[str] = "forgetfulness"
+    COLUMNS: ClassVar[tuple[str, ...]] = ("measure", "set", "arm", "value", "low", "high", "better")
+    # What tells models that know an example from models that do not.
+    TELLING: ClassVar[tuple[str, ...]] = (
+        "klom", "distance", "accuracy", "f1", "r2", "loss", "lira-auroc", "rmia-auroc", "relearn",
+    )  # fmt: skip
+
+    def frame(self) -> pl.DataFrame:
+        """One row per measure, set and arm."""
+        return self.table.select(self.COLUMNS)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Methods, then "nothing" and "oracle"."""
+        return (*self.methods, "nothing", "oracle")
+
+    @property
+    def main(self) -> str:
+        """What nearness to the oracles is measured by: "klom", or "distance" where there is one oracle only."""
+        return "klom" if (self.table["measure"] == "klom").any() else "distance"
+
+    def row(self, arm: str, measure: str, set: str = "forget") -> dict[str, Any] | None:
+        """One row of the table; None where it was not measured."""
+        found = self.table.filter((pl.col("arm") == arm) & (pl.col("measure") == measure) & (pl.col("set") == set))
+        return found.row(0, named=True) if len(found) else None
+
+    def near(self, arm: str, measure: str = "klom", set: str = "forget") -> bool:
+        """Whether a measure does not tell an arm from the oracles: the interval of its gap holds zero, or is on the better side.
+
+        Raises:
+            MethodError: That was not measured.
+        """
+        own = self._known(arm, measure, set)
+        if measure == "distance":  # there is no chance in it
+            return bool(own["value"] <= ROUNDING)
+        if own["gap"] is None:  # the oracle itself
+            return True
+        below, above = own["gap_high"] < 0, own["gap_low"] > 0
+        return not {"lower": above, "higher": below}.get(own["better"], below or above)
+
+    def told_apart(self, arm: str) -> list[str]:
+        """The measures on the forgotten examples that tell an arm from the oracles; empty if none does."""
+        return [name for name in self.telling() if not self.near(arm, name)]
+
+    def telling(self) -> list[str]:
+        """The measures on the forgotten examples that could tell an arm from the oracles."""
+        known = self.table.filter(pl.col("set") == "forget")["measure"].unique().to_list()
+        return [name for name in self.TELLING if name in known]
+
+    def beats_nothing(self, arm: str) -> bool:
+        """Whether an arm is clearly nearer to the oracles on the forgotten examples than doing nothing by a measure, and farther by none.
+
+        Raises:
+            MethodError: There is no such arm.
+        """
+        return bool(self.nearer(arm)) and not self.farther(arm)
+
+    def nearer(self, arm: str) -> list[str]:
+        """The telling measures by which an arm is clearly nearer to the oracles than doing nothing, which they tell from the oracles."""
+        return [name for name in self.telling() if self._moved(arm, name) < 0 and not self.near("nothing", name)]
+
+    def farther(self, arm: str) -> list[str]:
+        """The telling measures by which an arm is clearly farther from the oracles than doing nothing: on the same side, or beyond them."""
+        return [name for name in self.telling() if self._moved(arm, name) > 0]
+
+    def _moved(self, arm: str, measure: str) -> float:
+        """How much farther from the oracles than doing nothing an arm is; 0 where the interval of the change holds zero."""
+        own, nothing = self._known(arm, measure, "forget"), self._known("nothing", measure, "forget")
+        if own["change"] is None or own["change_low"] <= 0 <= own["change_high"]:
+            return 0.0
+        return float(own["change"] if own["better"] == "lower" else abs(own["gap"]) - abs(nothing["gap"]))
+
+    def _known(self, arm: str, measure: str, set: str) -> dict[str, Any]:
+        row = self.row(arm, measure, set)
+        if row is None:
+            known = self.table.select("arm", "measure", "set").unique(maintain_order=True)
+            own = known.filter(pl.col("arm") == arm)
+            raise MethodError(
+                f"'{measure}' on '{set}' was not measured of '{arm}'.",
+                f"Measured: {', '.join(f'{one} on {where}' for one, where in own.select('measure', 'set').iter_rows())}."
+                if len(own)
+                else f"Arms: {', '.join(known['arm'].unique(maintain_order=True))}.",
+            )
+        return row
+
+    def summary(self) -> str:
+        """What was held against what, who is told apart and by what, and who does no better than nothing."""
+        oracles = f"{self.oracles:,} models" if self.oracles > 1 else "a model"
+        gone = "the forgotten example" if self.count == 1 else f"the {self.count:,} forgotten examples"
+        said = f"Held against {oracles} trained without {gone}"
+        apart = {one: self.told_apart(one) for one in self.methods}
+        better = [one for one in self.methods if self.beats_nothing(one)]
+        trace = bool(self.told_apart("nothing"))
+        if len(apart) == 1:
+            ((arm, by),) = apart.items()
+            word = f"told apart by {', '.join(by)}" if by else "not told apart"
+            if not trace:
+                than = (
+                    "which shows little: doing nothing is not told apart either"
+                    if not by
+                    else "as doing nothing is not"
+                )
+            else:
+                by = self.nearer(arm) if better else []
+                than = (
+                    f"and nearer to them than doing nothing by {', '.join(by)}"
+                    if by
+                    else "and no nearer to them than doing nothing"
+                )
+            return f"{said}, on these examples {arm} is {word}, {than}."
+        parts = {
+            "Not told apart on these examples": [one for one, by in apart.items() if not by],
+            "Told apart, but nearer than doing nothing": [one for one, by in apart.items() if by and one in better],
+            "Told apart, and no nearer than doing nothing": [
+                one for one, by in apart.items() if by and one not in better
+            ],
+        }
+        words = "".join(f" {word}: {', '.join(names)}." for word, names in parts.items() if names)
+        rest = "" if trace else " Doing nothing is not told apart either, so that this shows little."
+        return f"{said}: {len(apart)} methods.{words}{rest}"
+
+    def plot(self) -> go.Figure:
+        """How far each arm is from the oracles, a panel per set, with intervals; the oracles' own distance as a dotted line."""
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
+
+        own = self.table.filter(pl.col("measure") == self.main)
+        sets = own["set"].unique(maintain_order=True).to_list()
+        figure = make_subplots(rows=1, cols=len(sets), subplot_titles=sets, shared_yaxes=True)
+        for column, name in enumerate(sets, 1):
+            rows = own.filter((pl.col("set") == name) & (pl.col("arm") != "oracle"))
+            spread = {"array": (rows["high"] - rows["value"]).to_list(), "type": "data"}
+            spread["arrayminus"] = (rows["value"] - rows["low"]).to_list()
+            bars = go.Bar(x=rows["value"].to_list(), y=rows["arm"].to_list(), orientation="h", error_x=spread)
+            figure.add_trace(bars, row=1, col=column)
+            floor = own.filter((pl.col("set") == name) & (pl.col("arm") == "oracle"))["value"].item()
+            figure.add_vline(x=floor, line_dash="dot", row=1, col=column)
+            figure.update_xaxes(title_text=f"{self.main} (lower = nearer)", row=1, col=column)
+        figure.update_layout(showlegend=False, yaxis={"autorange": "reversed"})
+        return figure
+
+
 ANSWERS: dict[str, type[Answer]] = {
-    kind.name: kind for kind in (Scores, Findings, Verdict, Attribution, Trust, Selection, Comparison)
+    kind.name: kind for kind in (Scores, Findings, Verdict, Attribution, Trust, Selection, Comparison, Forgetfulness)
 }
 
 

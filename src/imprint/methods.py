@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -81,6 +81,7 @@ class Method:
         rowwise: Whether an example's value depends on this example's evidence alone, so that blocks can be computed apart.
         kind: For a clean method, the kind of finding.
         exact: For a forget method, whether it gives what a training without the examples gives.
+        search: For a forget method, what is worth trying: setting -> candidates, the default first.
     """
 
     verb: str
@@ -94,6 +95,7 @@ class Method:
     rowwise: bool = True
     kind: str | None = None
     exact: bool | None = None
+    search: Mapping[str, Sequence[Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def summary(self) -> str:
@@ -148,6 +150,7 @@ def method(
     rowwise: bool | None = None,
     kind: str | None = None,
     exact: bool | None = None,
+    search: Mapping[str, Sequence[Any]] | None = None,
 ) -> Callable[[Function], Function]:
     """Register a pure function as a method. The function itself is returned unchanged.
 
@@ -160,7 +163,7 @@ def method(
         _METHODS[verb, name] = Method(
             verb, name, function, higher, tuple(needs), source, tuple(tasks),
             tuple(modalities) if modalities is not None else None, verb == "score" if rowwise is None else rowwise, kind,
-            exact,
+            exact, dict(search or {}),
         )  # fmt: skip
         return function
 

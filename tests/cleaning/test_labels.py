@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from torch import nn
 
-from imprint.cleaning import clean, label_quality
+from imprint.cleaning import clean, find_label_issues, label_quality
 from imprint.cleaning.residuals import trajectory_residual
 from imprint.cleaning.trajectories import (
     confident_learning,
@@ -22,6 +22,7 @@ from imprint.cleaning.trajectories import (
     judge_labels,
     memorised,
     softened,
+    trajectory,
     trajectory_confidence,
 )
 from imprint.errors import EvidenceError, MethodError
@@ -167,6 +168,33 @@ def test_what_is_suggested() -> None:
     assert flags.suggested is not None
     assert flags.suggested.tolist() == [0, 0, 0]
     assert flags.evidence[0] == "labelled b, but the model says a: probability 0.95 to 0.03 here"
+
+
+def test_a_model_trained_on_a_label_needs_no_lead_to_doubt_it() -> None:
+    """Of labels that are as often wrong as said, the flagged ones are acted on, however little another class leads."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randint(0, 3, (600,), generator=generator)
+    wrong = torch.rand(600, generator=generator) < 0.3
+    target = torch.where(wrong, (true + 1) % 3, true)
+    # Every example: 0.5 for the true class, 0.4 for the one that a wrong label names; 0.1 for the third.
+    average = torch.full((600, 3), 0.1).scatter(1, true[:, None], 0.5).scatter(1, (true[:, None] + 1) % 3, 0.4)
+    timid = torch.full((600, 3), 1 / 3)  # early on nothing was known: it is not what says how many are wrong
+    flags = trajectory(average, timid, target, ("a", "b", "c"))
+    # All wrong labels trail by 0.1, which out of fold would be left to a person.
+    assert set(flags.suggestion) == {"drop"}
+    number = int(find_label_issues(average.numpy(), target.numpy()).sum())
+    assert len(flags) == min(number, int(wrong.sum())) > 0.9 * int(wrong.sum())
+    assert wrong[torch.from_numpy(flags.row)].all()
+    # Late on half of the wrong labels were known by heart, so that far fewer are counted; what the early average counts stays.
+    known = wrong & (torch.arange(600) % 2 == 0)
+    late = average.clone()
+    late[known] = torch.full((3,), 0.1).expand(int(known.sum()), 3).scatter(1, target[known, None], 0.8)
+    assert find_label_issues(late.numpy(), target.numpy()).sum() < number
+    assert set(trajectory(late, average, target, ("a", "b", "c")).row) == set(
+        (wrong & ~known).nonzero().squeeze(1).tolist()
+    )
+    apart = judge_labels(wrong.numpy(), average, torch.zeros(600), target, ("a", "b", "c"), "out of fold")
+    assert set(apart.suggestion) == {"review"}
 
 
 def test_out_of_fold_path(noisy_digits: dict[str, Any], digits_run: Any) -> None:

@@ -161,7 +161,9 @@ def test_runs_are_ranked_by_corrections_of_their_test_set(tmp_path: Path, rng: n
     }
     corrections: dict[str, str | None] = {f"r{place}": str(true[place]) for place in np.flatnonzero(turned)}
     corrections["r201"] = None  # nobody knows: left out
-    found = stability(runs, corrections)
+    first = runs["logistic"]
+    found = stability(first, {"ridge": runs["ridge"]}, corrections)
+    assert found.models == ("logistic", "ridge")
     assert (found.errors, found.clean) == (10, 89)
     kept = (split == "test") & (np.arange(300) != 201)
     for place, run in enumerate(runs.values()):
@@ -171,4 +173,24 @@ def test_runs_are_ranked_by_corrections_of_their_test_set(tmp_path: Path, rng: n
             assert found.shares[labels, place].tolist() == pytest.approx(expected)
     assert len(found.plot().data) == 4
     with pytest.raises(EvidenceError, match="of no example of the split 'test': 'r1'"):
-        stability(runs, {"r1": "up"})
+        stability(first, {"ridge": runs["ridge"]}, {"r1": "up"})
+    # What the other model said, as a table in any order, is as good as its run.
+    test = np.flatnonzero(split == "test")
+    answers = pl.DataFrame(
+        {"id": [f"r{place}" for place in test], "label": runs["ridge"].model().predict(corpus.read(test))}
+    )
+    again = stability(first, {"ridge": answers.reverse()}, corrections, name="first")
+    assert again.models == ("first", "ridge")
+    assert np.array_equal(again.shares, found.shares)
+    for table, said in (
+        (answers.head(50), "50 answers on 100 test examples"),
+        (
+            answers.with_columns(id=pl.col("id").replace("r200", "r1")),
+            "answers of 'ridge' are of no test example: 'r1'",
+        ),
+        (answers.rename({"label": "said"}), "id and label"),
+    ):
+        with pytest.raises(EvidenceError, match=said):
+            stability(first, {"ridge": table}, corrections)
+    with pytest.raises(EvidenceError, match="other models than 'logistic'"):
+        stability(first, {}, corrections)

@@ -1,4 +1,4 @@
-"""`imprint clean RUN --report`: conflicts, noise_transition and annotators, as a user types them."""
+"""`imprint clean RUN --report`: conflicts, noise_transition, annotators and stability, as a user types them."""
 
 from __future__ import annotations
 
@@ -56,3 +56,56 @@ def test_votes_go_with_annotators(imprint: Imprint, run: Path, words: tuple[str,
     said = imprint("clean", run, *words)
     assert said.status != 0
     assert says in said.err
+
+
+@pytest.fixture
+def corrections(tmp_path: Path) -> Path:
+    """Right labels of four test examples, one of which nobody knows."""
+    test = separable().filter(pl.col("split") == "test")["key"]
+    labels = separable().filter(pl.col("split") == "test")["label"].replace_strict({"high": "low", "low": "high"})
+    frame = pl.DataFrame({"id": test[:4], "label": [*labels[:3], None]})
+    frame.write_csv(tmp_path / "right.csv")
+    return tmp_path / "right.csv"
+
+
+def test_stability_of_a_ranking(
+    imprint: Imprint, run: Path, table_csv: Path, corrections: Path, tmp_path: Path
+) -> None:
+    """A run against one of the same folder name, and against a file of answers that are always as the given label."""
+    other = tmp_path / "other" / "run"
+    words = ("--target", "label", "--id", "key", "--split", "split", "--model", "logistic", "--out", other)
+    assert imprint("fit", table_csv, *words).status == 0
+    test = separable().filter(pl.col("split") == "test")
+    test.select(pl.col("key").alias("id"), "label").write_csv(tmp_path / "echo.csv")
+    against = ("--against", other, "--against", tmp_path / "echo.csv")
+    words = ("clean", run, "--report", "stability", *against, "--corrections", corrections)
+    found = imprint(*words, "--json").json
+    assert found["count"] == 6  # three pairs by two kinds of labels
+    assert found["summary"].startswith("3 mislabelled and 56 other test examples")
+    names = {row[which] for row in found["rows"] for which in ("leader", "other")}
+    folder = tmp_path.name
+    assert names == {f"{folder}/run", "other/run", f"{folder}/echo"}
+    echo = [
+        row for row in found["rows"] if row["labels"] == "given" and f"{folder}/echo" in (row["leader"], row["other"])
+    ]
+    assert all(row["leader"] == f"{folder}/echo" and row["lead"] >= 0 for row in echo)
+    assert "mislabelled" in imprint(*words).out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--report", "stability"), "--against RUN"),
+        (("--report", "stability", "--against", "RUN"), "--corrections FILE"),
+        (("--report", "conflicts", "--against", "RUN", "--corrections", "right.csv"), "compares no models"),
+        (("--against", "RUN", "--corrections", "right.csv"), "--report stability"),
+        (("--report", "stability", "--against", "nowhere", "--corrections", "right.csv"), "No run at"),
+        (("--report", "stability", "--against", "RUN", "--corrections", "right.csv"), "names of their own"),
+    ],
+)
+def test_other_models_and_corrections_go_with_stability(
+    imprint: Imprint, run: Path, corrections: Path, words: tuple[str, ...], says: str
+) -> None:
+    said = imprint("clean", run, *({"RUN": run, "right.csv": corrections}.get(word, word) for word in words))
+    assert said.status != 0
+    assert says in " ".join(said.err.split())

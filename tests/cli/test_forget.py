@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -57,10 +58,29 @@ def test_examples_are_forgotten_and_erased(imprint: Imprint, run: Path, tmp_path
     assert "none found" in imprint("erase", child).out
 
     (child / "mine.txt").write_text("x r001")  # four letters are too short to be searched for
-    (child / "numbers.bin").write_bytes(api.load(run).corpus.read([1], ["x"])["x"].to_numpy().tobytes())
+    (child / "numbers.bin").write_bytes(api.load(run).corpus.read([2], ["x"])["x"].to_numpy().tobytes())
     refused = imprint("erase", child)
     assert refused.status == 1
     assert "numbers.bin: value of x" in refused.out
+
+
+def test_the_report_follows_what_is_done(imprint: Imprint, run: Path, tmp_path: Path) -> None:
+    child = tmp_path / "gone"
+    assert imprint("forget", run, "--ids", "r009", "--out", child, "--json").json["report"] is None
+    assert imprint("erase", child, "--json").json["report"] is None
+    # The child is complete, and only its report is written.
+    said = imprint("forget", run, "--ids", "r009", "--out", child, "--report")
+    assert (said.status, "report" in said.out) == (0, True)
+    assert (child / "deletion.html").exists()
+    facts = json.loads((child / "deletion.json").read_text())
+    assert (facts["format"], facts["kind"], len(facts["erasures"])) == (1, "exact", 1)
+    (child / "mine.bin").write_bytes(api.load(run).corpus.read([9], ["x"])["x"].to_numpy().tobytes())
+    erased = imprint("erase", child, "--json")
+    assert erased.json["report"] == str(child / "deletion.html")
+    assert json.loads((child / "deletion.json").read_text())["erasures"][-1]["found"] == ["mine.bin: value of x"]
+    refused = imprint("verify", run, "--report")
+    assert refused.status
+    assert "--report" in refused.err
 
 
 def test_ids_of_a_file_and_the_default_folder(imprint: Imprint, run: Path, tmp_path: Path) -> None:
@@ -71,6 +91,17 @@ def test_ids_of_a_file_and_the_default_folder(imprint: Imprint, run: Path, tmp_p
     assert said.json["drift"]["outputs"] == 0
     (tmp_path / "ids.txt").write_text("r005\n\nr006\n")
     assert imprint("forget", run, "--ids", tmp_path / "ids.txt", "-o", tmp_path / "t", "--json").json["count"] == 2
+
+
+def test_settings_are_searched_for(imprint: Imprint, run: Path, tmp_path: Path) -> None:
+    words = ("forget", run, "--ids", "r001,r002", "--method", "influence", "--search", "3", "--out", tmp_path / "child")
+    said = imprint(*words, "--json")
+    assert said.status == 0, said.err
+    found = said.json["search"]
+    assert len(found["trials"]) == 3
+    assert found["chosen"].items() <= said.json["settings"].items()
+    text = " ".join(imprint(*words).out.split())
+    assert "3 settings were tried on 2 other examples (as many of each class)" in text
 
 
 def test_a_class_a_condition_and_findings(imprint: Imprint, run: Path, tmp_path: Path) -> None:

@@ -75,11 +75,13 @@ def test_the_recorded_diagonal_is_read_and_not_fitted_again(
     read = ssd(prepare(digits, sevens))
     assert fitted == [len(sevens)]  # of the forgotten alone
     for one, other in zip(fresh.module.parameters(), read.module.parameters(), strict=True):
-        assert torch.equal(one, other)
+        assert torch.allclose(
+            one, other, rtol=1e-4, atol=1e-7
+        )  # all, forgotten and retained: two give the third, up to rounding
     # A module that is not the run's own has another curvature.
     other = digits.model().module.__class__(*[replace_layer(layer) for layer in digits.model().module])
     ssd(prepare(digits, sevens, module=other))
-    assert fitted[1:] == [len(digits), len(sevens)]
+    assert fitted[1:] == [len(sevens), len(digits) - len(sevens)]  # and no example is looked at twice
 
 
 def replace_layer(layer: nn.Module) -> nn.Module:

@@ -221,7 +221,7 @@ def test_parts_do_not_depend_on_the_others(corpus: Corpus) -> None:
 
 
 def test_impossible_shards_are_refused(corpus: Corpus) -> None:
-    for text in ("sisa", "sisa(shards=0)", "s3t(shards=2)", "sisa(shards=2, slices=0)", "sisa(slices=3)"):
+    for text in ("sisa", "sisa(shards=0)", "s4t(shards=2)", "sisa(shards=2, slices=0)", "sisa(slices=3)"):
         with pytest.raises(LearnerError, match="sisa"):
             imprint.Learner(deletable=text)
     with pytest.raises(LearnerError, match="analytic"):

@@ -18,7 +18,8 @@ from materials import HOSTILE
 from imprint.answers import Comparison
 from imprint.reporting import write_comparison
 from imprint.reporting.comparison import Measured, laid_out, targets_of
-from imprint.reporting.comparison_page import Drawing, render_comparison, ticks, title
+from imprint.reporting.comparison_page import Drawing, render_comparison, title
+from imprint.reporting.svg import ticks
 
 FULL = 0.9
 SEEDS = 3

@@ -27,8 +27,10 @@ from imprint.errors import MethodError, nearest
 from imprint.fitting import Learner, predict, train
 from imprint.fitting.build import build, encoder_for, fit_at_once, fit_task, has_epochs
 from imprint.fitting.data import MEMORY_SHARE, Data, training_rows
+from imprint.fitting.deletable import scheme
 from imprint.fitting.memory import available_memory
 from imprint.fitting.samplers import visits as visits_of
+from imprint.fitting.sequenced import Sequencing
 from imprint.models.encoder import MOST_FITTED_ROWS
 from imprint.recording import fit
 from imprint.recording.checkpoints import KEPT
@@ -183,7 +185,9 @@ def probe(learner: Learner, corpus: Corpus) -> Rates:
 def train_rate(learner: Learner, encoder: Any, task: Any, data: Data) -> tuple[torch.nn.Module, float]:
     """A trained module, and the seconds that training takes per example and epoch."""
     count = len(data.rows)
-    learner = replace(learner, deletable=None)  # shards and slices visit as many examples
+    plan = None if learner.deletable is None else scheme(learner.deletable)
+    times = plan.cost if isinstance(plan, Sequencing) else 1.0  # shards and slices alone visit as many examples
+    learner = replace(learner, deletable=None)
     if not has_epochs(learner.model):
         seconds, module = timed(lambda: fit_at_once(learner, encoder, task, data))
         return module, seconds / count
@@ -197,7 +201,7 @@ def train_rate(learner: Learner, encoder: Any, task: Any, data: Data) -> tuple[t
         spent, _ = timed(lambda: train(module, task, wide, replace(learner, epochs=epochs)))  # noqa: B023
         per_example = spent / (epochs * len(rows))
         epochs = max(2 * epochs, math.ceil(1.2 * PROBE_SECONDS / max(per_example * len(rows), 1e-6)))
-    return module, per_example
+    return module, times * per_example
 
 
 def cleaning(learner: Learner, corpus: Corpus) -> float:

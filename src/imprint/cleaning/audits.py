@@ -40,6 +40,7 @@ AUDITS: dict[str, tuple[str, str]] = {
     "conflicts": ("imprint.cleaning.conflicts", "conflicts"),
     "noise_transition": ("imprint.cleaning.transition", "noise_transition"),
     "annotators": ("imprint.cleaning.annotators", "annotators"),
+    "stability": ("imprint.cleaning.stability", "stability"),
 }
 
 

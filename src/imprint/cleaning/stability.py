@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ import polars as pl
 from jaxtyping import Bool
 from scipy import stats
 
-from imprint.errors import EvidenceError
+from imprint.errors import EvidenceError, MethodError
 from imprint.recording.needs import Outputs
 
 if TYPE_CHECKING:
@@ -189,54 +189,94 @@ def ranking_stability(
 
 
 def stability(
-    runs: Mapping[str, Any], corrections: Mapping[str, Any], split: str = "test", level: float = 0.95
+    run: Any,
+    against: Mapping[str, Any],
+    corrections: Mapping[str, Any],
+    split: str = "test",
+    level: float = 0.95,
+    name: str | None = None,
 ) -> Stability:
-    """The stability of the ranking of recorded runs on a test set with known errors.
+    """The stability of the ranking of models on a test set with known errors.
 
     Args:
-        runs: Name -> run; classifiers whose corpora have this split with the same ids and given labels.
+        run: A recorded run of a classifier; its test set is the one that all are judged on.
+        against: Name -> another model: a run whose corpus has this split with the same ids and given labels, or what a model that was
+            trained elsewhere said, a table with the columns id and label that holds every example of the split once.
         corrections: Id -> right label, of examples of this split whose given label is wrong; None for those whose right label is not
             known, which are left out.
         split: The test set.
         level: Confidence of the intervals.
+        name: What the run is called; None: as its folder.
 
     Raises:
-        EvidenceError: The runs have not the same test set, or a correction is of no example in it.
+        EvidenceError: There is no other model, two have one name, they have not the same test set, or a correction is of no example in it.
+        MethodError: A run is no classification.
     """
-    if not runs:
-        raise EvidenceError("There is no run.", "Give two or more: {'small': run, 'large': other}.")
-    outputs = Outputs("logits", split=split)
-    given: dict[str, np.ndarray] = {}
-    corrected: dict[str, np.ndarray] = {}
-    shared: pl.DataFrame | None = None
-    for name, run in runs.items():
-        rows = run.rows(split)
-        answers = run.task.decode(run.task.predict(run.gather([outputs])[outputs.name]))
-        frame = pl.DataFrame(
-            {
-                "id": run.corpus.ids.gather(rows),
-                "given": run.corpus.target.gather(rows).cast(pl.String),
-                "said": answers.cast(pl.String),
-            }
-        ).sort("id")
-        if shared is None:
-            shared = frame
-            unknown = sorted(set(corrections) - set(frame["id"]))
-            if unknown:
-                raise EvidenceError(
-                    f"{len(unknown)} corrections are of no example of the split '{split}': {', '.join(map(repr, unknown[:3]))}.",
-                    "Give the ids of test examples.",
-                )
-            right = pl.Series([corrections.get(one, label) for one, label in frame.select("id", "given").iter_rows()])
-            kept, right = right.is_not_null(), right.cast(pl.String)
-            changed = (right != frame["given"]).fill_null(False).filter(kept)
-        elif not frame.select("id", "given").equals(shared.select("id", "given")):
+    name = run.path.name if name is None else name
+    if not against or name in against:
+        raise EvidenceError(
+            f"A ranking needs other models than '{name}', and there are {list(against)}.",
+            "Give them under names of their own: {'large': other}.",
+        )
+    shared = _said(run, name, split)
+    _all_in(corrections, shared, f"corrections are of no example of the split '{split}'")
+    said = {name: shared["said"]}
+    for other, model in against.items():
+        found = _said_elsewhere(model, other, shared) if isinstance(model, pl.DataFrame) else _said(model, other, split)
+        if not found.select("id", "given").equals(shared.select("id", "given")):
             raise EvidenceError(
-                f"'{name}' was tested on other examples or labels than the first run.", "Give runs of one test set."
+                f"'{other}' was tested on other examples or labels than '{name}'.", "Give models of one test set."
             )
-        given[name] = (frame["said"] == frame["given"]).filter(kept).to_numpy()
-        corrected[name] = (frame["said"] == right).filter(kept).to_numpy()
-    return ranking_stability(given, corrected, changed.to_numpy(), level)
+        said[other] = found["said"]
+    labels = [corrections.get(one, label) for one, label in shared.select("id", "given").iter_rows()]
+    right = pl.Series([None if label is None else str(label) for label in labels], dtype=pl.String)
+    known = right.is_not_null()
+    judged = [
+        {model: (answers == truth).filter(known).to_numpy() for model, answers in said.items()}
+        for truth in (shared["given"], right)
+    ]
+    changed = (right != shared["given"]).filter(known).to_numpy()
+    return ranking_stability(judged[0], judged[1], changed, level)
+
+
+def _said(run: Any, name: str, split: str) -> pl.DataFrame:
+    """Id, given and predicted label of the examples of a split, by id."""
+    if run.task.name != "classification":
+        raise MethodError(f"Only classifiers are right or wrong; '{name}' is {run.task.name}.", "Give classifiers.")
+    rows = run.rows(split)
+    outputs = Outputs("logits", split=split)
+    answers = run.task.decode(run.task.predict(run.gather([outputs])[outputs.name]))
+    return pl.DataFrame(
+        {
+            "id": run.corpus.ids.gather(rows),
+            "given": run.corpus.target.gather(rows).cast(pl.String),
+            "said": answers.cast(pl.String),
+        }
+    ).sort("id")
+
+
+def _said_elsewhere(answers: pl.DataFrame, name: str, shared: pl.DataFrame) -> pl.DataFrame:
+    """The same, of a table of predicted labels."""
+    if not {"id", "label"} <= set(answers.columns):
+        raise EvidenceError(
+            f"What '{name}' said has the columns {answers.columns}.", "Give id and label, a row for each test example."
+        )
+    found = answers.select(pl.col("id").cast(pl.String), pl.col("label").cast(pl.String).alias("said"))
+    if len(found) != len(shared) or found["id"].n_unique() != len(found) or found["said"].null_count():
+        raise EvidenceError(
+            f"What '{name}' said are {found['id'].n_unique()} answers on {len(shared)} test examples.",
+            "Give one label for each of them.",
+        )
+    _all_in(found["id"], shared, f"answers of '{name}' are of no test example")
+    return shared.select("id", "given").join(found, on="id", how="left", maintain_order="left")
+
+
+def _all_in(ids: Iterable[str], shared: pl.DataFrame, are: str) -> None:
+    unknown = sorted(set(ids) - set(shared["id"]))
+    if unknown:
+        raise EvidenceError(
+            f"{len(unknown)} {are}: {', '.join(map(repr, unknown[:3]))}.", "Give the ids of test examples."
+        )
 
 
 def _pair(

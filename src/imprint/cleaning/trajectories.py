@@ -136,14 +136,17 @@ def trajectory(
 ) -> Flags:
     """Labels that the model did not believe while it was trained on them.
 
-    How many are flagged follows from confident learning (prune by noise rate) on the average over the epochs before
-    memorising; which ones, from the order of `label_trust`: the least trusted whose label is not the most probable class.
-    Severity = 1 - `label_trust`. What is suggested follows from `judge_labels`.
+    How many are flagged follows from confident learning (prune by noise rate): the larger of what it finds in the averaged probabilities
+    and in the average over the epochs before memorising. Each misses some, the one those that were known by heart by the epochs that
+    generalise best, the other those of classes that the model had yet to learn. Which ones follows from the order of `label_trust`: the
+    least trusted whose label is not the most probable class. Severity = 1 - `label_trust`. What is suggested follows from `judge_labels`,
+    by which no lead over the label is weak: the model was being trained on the label, which pulls what it says towards it, so that
+    another class in front, however little, has been put there by all the other examples.
     """
     trust = label_trust(average, target)
-    wrong = find_label_issues(early_average.numpy(), target.numpy()).sum()
+    wrong = max(find_label_issues(said.numpy(), target.numpy()).sum() for said in (average, early_average))
     flagged = least_trusted(trust, average.argmax(1) != target, int(wrong))
-    return judge_labels(flagged, average, 1 - trust, target, classes, "averaged over training")
+    return judge_labels(flagged, average, 1 - trust, target, classes, "averaged over training", weak=0.0)
 
 
 def least_trusted(
@@ -211,10 +214,11 @@ def judge_labels(
     classes: Sequence[Any],
     how: str,
     calibrated: Float[Tensor, "example class"] | None = None,
+    weak: float = WEAK,
 ) -> Flags:
     """What to do about flagged labels.
 
-    The guess is the most probable class. "review" when it leads the label by less than 0.2 (weak); else "relabel" to the guess
+    The guess is the most probable class. "review" when it leads the label by less than `weak`; else "relabel" to the guess
     when it leads every other class by at least 0.3 and is as probable as it usually is for examples of that class (clear); else
     "drop", since the label is not believed and no other class is clear. What is clear is judged on `calibrated`, where given.
     """
@@ -225,7 +229,7 @@ def judge_labels(
     sure = probabilities if calibrated is None else calibrated
     usual = class_thresholds(own_probability(sure, target).numpy(), target.numpy(), sure.shape[1])
     first, second = sure[row].topk(2, dim=1).values.T
-    weak = best - own < WEAK
+    hardly = best - own < weak
     clear = (first - second >= CLEAR) & (first >= torch.from_numpy(usual)[guess])
     names = pl.Series([str(name) for name in classes])
     words = pl.select(
@@ -238,7 +242,7 @@ def judge_labels(
     return Flags(
         row=row.numpy(),
         severity=severity[row].clamp(0, 1).numpy(),
-        suggestion=np.select([weak.numpy(), clear.numpy()], ["review", "relabel"], "drop").tolist(),
+        suggestion=np.select([hardly.numpy(), clear.numpy()], ["review", "relabel"], "drop").tolist(),
         evidence=words.to_list(),
         suggested=guess,
     )

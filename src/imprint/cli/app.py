@@ -27,7 +27,7 @@ COMMANDS = {
     "select": "choose the training examples to train on under a budget",
     "forget": "make a model as if it had never seen some examples",
     "erase": "take forgotten examples out of the folder of a run",
-    "verify": "hold edits or a trace against retrained models: how far to trust it",
+    "verify": "hold edits, a trace or a forgetting against retrained models",
     "fleet": "train many variations of a model, and keep what each says",
     "show": "look into a corpus, a run, an answer, or one example",
     "runs": "list the runs under a folder",

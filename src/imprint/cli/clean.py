@@ -42,6 +42,14 @@ def command(
     fleet: Annotated[
         str | None, typer.Option("--fleet", metavar="FOLDER", help="With --report subpopulations: a fleet's members.")
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", metavar="RUN|FILE", help="With --report stability: a run, or id, label; repeatable."),
+    ] = None,
+    corrections: Annotated[
+        str | None,
+        typer.Option("--corrections", metavar="FILE", help="With --report stability: id, label of wrong test labels."),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """List what is wrong with the examples that RUN was trained on.
@@ -56,6 +64,8 @@ def command(
       imprint clean runs/base --out findings.csv
       imprint clean runs/base --report macro --by sex      even between groups?
       imprint clean runs/base --report conflicts           where verdicts differ
+      imprint clean runs/base --report stability --against runs/large \\
+          --corrections corrected.csv    is the ranking safe from wrong labels?
       imprint verify runs/base --findings findings.csv     does the fix help?
 
     What the output means:
@@ -73,6 +83,8 @@ def command(
       conflicts         all verdicts on each example, where they disagree first
       noise_transition  which classes are given which labels, and how often
       annotators        consensus of several people's votes, and whom to trust
+      stability         at which share of wrong test labels a ranking of models
+                        turns round, given the corrections of known ones
 
     JSON: {"run", "methods": [str], "count",
           "kinds": [{"kind", "count", "median_severity", "drop", "relabel",
@@ -88,13 +100,15 @@ def command(
 
         if methods or kind:
             raise MethodError("A report is of the whole set.", "Leave out methods and --kind, or leave out --report.")
-        return show(run, report, by, votes, fleet, top, out, as_json)
+        return show(run, report, by, votes, fleet, against, corrections, top, out, as_json)
     if by is not None:
         raise MethodError("--by makes groups for a report.", "Name one: --report macro or --report subpopulations.")
     if votes is not None:
         raise MethodError("--votes are for a report.", "Add --report annotators.")
     if fleet is not None:
         raise MethodError("--fleet is for a report.", "Add --report subpopulations.")
+    if against or corrections is not None:
+        raise MethodError("--against and --corrections are for a report.", "Add --report stability.")
     from imprint.cleaning import clean
     from imprint.methods import lookup
     from imprint.recording import load

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from imprint.cli import options as o
+from imprint.cli.forget import deletion_report
 from imprint.cli.output import emit, paragraph, say
 
 
@@ -15,6 +16,9 @@ def command(run: o.RunPath, as_json: o.Json = False) -> None:
     forget. RUN gets a corpus of its own without the rows, loses weights that were
     made with them, and its answers lose their ids; then all files are searched
     for their ids, texts, contents and numbers.
+
+    A deletion report that is in RUN (deletion.html) is written anew, with what
+    was erased, what the search looked at and what it found.
 
     Outside RUN nothing is touched: the parent run, its corpus and the source file
     hold the examples as before. Delete them yourself when nothing needs them.
@@ -30,14 +34,15 @@ def command(run: o.RunPath, as_json: o.Json = False) -> None:
              again. Exit status 1 if anything was found.
 
     JSON: {"run", "did": [str], "searched": {"rows", "values", "files"},
-          "found": [str], "note"}
+          "found": [str], "note", "report"}
     """
     from imprint.forgetting import erase
     from imprint.recording import load
 
     child = erase(load(o.run_folder(run)))
     done = child.manifest["erased"]
-    document = {"run": str(child.path), "note": None, **done}
+    report = deletion_report(child) if (child.path / "deletion.html").exists() else None
+    document = {"run": str(child.path), "note": None, **done, "report": None if report is None else str(report)}
     if as_json:
         emit(document)
     else:
@@ -54,5 +59,7 @@ def command(run: o.RunPath, as_json: o.Json = False) -> None:
                 )
             )
             say(*(f"  {one}" for one in done["found"]))
+        if report is not None:
+            say(f"The report is written anew: {report}.")
     if done["found"]:
         raise typer.Exit(1)

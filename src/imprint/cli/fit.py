@@ -54,7 +54,9 @@ def command(
     deletable: Annotated[
         str | None,
         typer.Option(
-            "--deletable", metavar="TEXT", help="sisa(shards=5, slices=4): examples can be forgotten exactly."
+            "--deletable",
+            metavar="TEXT",
+            help="sisa(shards=5, slices=4) or s3t(shards=2, slices=4, orders=4): examples can be forgotten exactly.",
         ),
     ] = None,
     fresh: Annotated[

@@ -41,10 +41,26 @@ def command(
     known: Annotated[
         bool, typer.Option("--known", help="These are only the known part of the bad data (corrective).")
     ] = False,
+    search: Annotated[
+        int, typer.Option("--search", min=0, metavar="N", help="Try N settings of the method first, on other examples.")
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the method.")] = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Start over, or go on where an earlier call stopped.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a deletion report, deletion.html and .json, into the child.")
+    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", metavar="A,B|all", help="Write no child: hold these methods against retrained models."
+        ),
+    ] = None,
+    oracles: o.Oracles = None,
+    models: o.Models = None,
+    shadows: o.Shadows = None,
+    no_attacks: o.NoAttacks = False,
     as_json: o.Json = False,
 ) -> None:
     """Forget training examples of RUN: a child run as if it had never seen them.
@@ -59,17 +75,26 @@ def command(
       newton    --model logistic: two steps, with a proved bound on what is left
       sisa      exact, at a part of the price, for a run that was trained for it:
                 imprint fit ... --deletable "sisa(shards=5, slices=4)"
+      s3t       exact, without any training, as long as the capacity of the run
+                lasts: --deletable "s3t(shards=2, slices=4, orders=4)";
+                afterwards --set renew=true
       nothing   the control: what a model knows that has forgotten nothing
     The others change weights and promise nothing: hold them against retrained
-    models before you believe them. auto takes analytic, newton or sisa where RUN
-    serves them, else retrain.
+    models before you believe them. --search 8 first tries 8 settings of theirs on
+    other examples than these; it trains 12 models, which are kept with RUN for all
+    methods. auto takes analytic, newton, sisa or s3t where RUN serves them, else
+    retrain.
 
     Examples:
       imprint forget runs/base --ids u-1832,u-2210
       imprint forget runs/base --ids leavers.csv --out runs/without-leavers
       imprint forget runs/base --where "source = 'forum'" --method retrain
       imprint forget runs/base --class spam --method nothing
+      imprint forget runs/base --class spam --method ssd --search 8
       imprint forget runs/base --findings findings --json
+      imprint forget runs/base --ids leavers.csv --report   what an auditor reads
+      imprint forget runs/base --ids leavers.csv --compare ssd,scrub   which method?
+      imprint verify runs/base-retrain                                 is it gone?
       imprint erase runs/base-retrain
 
     What the output means:
@@ -78,21 +103,47 @@ def command(
       drift      root mean square distance of the child's outputs from RUN's on
                  retained examples (logits; regression: standard deviations of the
                  target); small is not good or bad in itself
+      with --compare, a row per method, beside doing nothing and beside models that
+      never saw the examples (oracle): imprint verify --help says what is measured
 
     JSON: {"run", "parent", "method", "settings", "count", "retained", "exact",
-          "guarantee", "measured", "drift", "trained", "seconds", "notes": [str]}
+          "guarantee", "measured", "drift", "trained", "seconds", "notes": [str],
+          "search", "report"}
+      with --compare: as imprint verify says of a child
     """
     from imprint.forgetting import forget
     from imprint.recording import load
 
     folder = o.run_folder(run)
+    fleet = {"oracles": oracles, "models": models, "shadows": shadows}
+    fleet = {name: value for name, value in fleet.items() if value is not None}
+    if compare is not None:
+        from imprint.cli.compare_forgetting import show
+        from imprint.forgetting import wanted
+
+        given = {"--set": settings, "--out": out, "--report": report, "--search": search}
+        if spare := [name for name, value in given.items() if value]:
+            raise MethodError(
+                f"--compare writes no child and takes methods as they are: {', '.join(spare)} has no place there.",
+                "Leave it out, and give it to the method that you choose.",
+            )
+        loaded = load(folder)
+        places = wanted(loaded, ids_of(ids) if ids else None, where, o.names(classes, "--class"), findings)
+        how = {**fleet, "attacks": not no_attacks, "seed": seed, "corrective": known}
+        show(loaded, run, places, compare, how, as_json)
+        return
+    if fleet or no_attacks:
+        raise MethodError(
+            f"{', '.join(f'--{name}' for name in fleet) or '--no-attacks'} is about retrained models, and none are asked for.",
+            "Add --compare METHODS; or forget first, and hold the child against them: imprint verify CHILD",
+        )
     with Stages() as stages:
         child = forget(
             load(folder), ids_of(ids) if ids else None, where=where, classes=o.names(classes, "--class"),
             findings=findings, method=method, path=Path(out).expanduser() if out else None, seed=seed, known=known,
-            resume=not fresh, progress=stages, **settings_of(settings or []),
+            search=search, resume=not fresh, progress=stages, **settings_of(settings or []),
         )  # fmt: skip
-    document = summary(child)
+    document = {**summary(child), "report": str(deletion_report(child)) if report else None}
     if as_json:
         emit(document)
         return
@@ -107,13 +158,22 @@ def command(
             [
                 ("child", document["run"]), ("exact", "yes" if document["exact"] else "no"),
                 ("drift", None if drift is None else f"{drift['outputs']:.3g}"), ("took", seconds(document["seconds"])),
+                ("report", document["report"]),
             ]
         )
     )  # fmt: skip
     say("", *paragraph(document["guarantee"]))
     for one in document["notes"]:
         say("", *paragraph(one))
-    say("", "Next:", f"  imprint erase {shell(document['run'])}", f"  imprint clean {shell(document['run'])}")
+    say("", "Next:", f"  imprint verify {shell(document['run'])}", f"  imprint erase {shell(document['run'])}")
+
+
+def deletion_report(child: Run) -> Path:
+    """Write the deletion report of a child into its folder, replacing the one that is there."""
+    from imprint.recording import load
+    from imprint.reporting import write_deletion
+
+    return write_deletion(load(child.path))
 
 
 def ids_of(text: str) -> list[str]:
@@ -162,4 +222,9 @@ def summary(child: Run) -> dict[str, Any]:
         "seconds",
         "notes",
     )
-    return {"run": str(child.path), "parent": child.manifest["parent"]["path"], **{name: done[name] for name in names}}
+    return {
+        "run": str(child.path),
+        "parent": child.manifest["parent"]["path"],
+        **{name: done[name] for name in names},
+        "search": done.get("search"),
+    }

@@ -86,6 +86,20 @@ Keep = Annotated[
 ]
 Parameters = Annotated[bool, typer.Option("--parameters", help="Keep the trained parameters of each member too.")]
 
+Oracles = Annotated[
+    int | None,
+    typer.Option("--oracles", min=1, metavar="N", help="Models to train without the forgotten examples. Default: 24."),
+]
+Models = Annotated[
+    int | None,
+    typer.Option("--models", min=1, metavar="N", help="Models that a method is judged by. Default: 8."),
+]
+Shadows = Annotated[
+    int | None,
+    typer.Option("--shadows", min=1, metavar="N", help="Models that attacks learn from. Default: 32."),
+]
+NoAttacks = Annotated[bool, typer.Option("--no-attacks", help="Make no membership attacks: no shadow models.")]
+
 NAMED_SHARES = {2: ("train", "test"), 3: ("train", "valid", "test")}
 
 

@@ -1,4 +1,4 @@
-"""`imprint verify`: does fixing it help, can a trace be believed? Retrains, and says how sure that makes us."""
+"""`imprint verify`: does fixing it help, can a trace be believed, is it gone? Retrains, and says how sure that makes us."""
 
 from __future__ import annotations
 
@@ -79,6 +79,13 @@ def command(
             "--known", metavar="FILE", help="For a trace: ids of known wrong labels, one a line, or a column id."
         ),
     ] = None,
+    oracles: o.Oracles = None,
+    models: o.Models = None,
+    shadows: o.Shadows = None,
+    no_attacks: o.NoAttacks = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="For a child of forget: write its deletion report into it.")
+    ] = False,
     as_json: o.Json = False,
 ) -> None:
     """Retrain before and after the suggested edits: do they help, and how surely?
@@ -90,6 +97,8 @@ def command(
     say that were trained on random halves of the training set?
     Use it on a selection before you train on it for good: models are trained on
     it, on as many random examples and on everything (imprint select --compare).
+    Use it on a child of imprint forget before you say that something is gone: is
+    it told apart from models that were trained without what it forgot?
 
     Examples:
       imprint verify runs/base
@@ -102,6 +111,8 @@ def command(
       imprint verify runs/base --answer attribution-trak --removal 20
       imprint verify runs/base --answer selection-el2n-top
       imprint verify runs/base --answer attribution-trak --tail-patch 10 --members 0
+      imprint verify runs/base-ssd                       a child of imprint forget
+      imprint verify runs/base-ssd --report              and what an auditor reads
 
     What the output means:
       effect    mean change of the test metric, after less before, over the seeds;
@@ -124,6 +135,16 @@ def command(
       auroc     with --known: how well the harm that an example does to the
                 queries tells the known wrong labels from the others; 0.5 = chance
       seconds, evidence   what the scores took, and the size of what they read
+      of a child: forgotten, retained and held-out examples, each arm beside doing
+      nothing and beside models that never saw the forgotten ones (oracle);
+      * = told from the oracle's
+      klom      divergence of the margins from the oracles', in nats (mean, 95th and
+                99th percentile over examples); the oracle's own is the floor
+      lira, rmia   membership attacks: auroc 0.5 = chance; tpr-1: share of the
+                forgotten that is found at 1 % false alarms
+      relearn   epochs until they are known again; of the oracles as long as of
+                anything new
+      cka, probe   do features resemble the oracles', and what are they good for?
 
     The same command again goes on with an interrupted verification.
 
@@ -138,6 +159,12 @@ def command(
           "detection_leads" (each {name: [value, low, high]}), "seconds":
           {name: s}, "evidence_bytes": {name: n},
           "sentence", "cost", "notes"}
+      of a child: {"run", "methods", "count", "oracles", "models", "shadows",
+          "level", "examples": {set: n}, "rows": [{"measure", "set", "arm",
+          "value", "low", "high", "better", "change", "change_low",
+          "change_high", "gap", "gap_low", "gap_high"}], "told_apart": {arm:
+          [measure]}, "beats_nothing": {arm: bool}, "seconds": {arm: s},
+          "conclusions": [str], "sentence", "cost", "notes", "report"}
     """
     from imprint.answers import Attribution, Selection
     from imprint.cleaning import clean
@@ -148,6 +175,23 @@ def command(
     kinds = kinds_of(kind)
     frame = read_findings(findings) if findings else None
     loaded = load(folder)
+    fleet = {"oracles": oracles, "models": models, "shadows": shadows}
+    fleet = {name: value for name, value in fleet.items() if value is not None}
+    if "forgot" in loaded.manifest and findings is None and answer is None:
+        from imprint.cli.verify_forgotten import show as show_forgotten
+
+        show_forgotten(loaded, {**fleet, "attacks": not no_attacks}, as_json, report)
+        return
+    if fleet or no_attacks or report:
+        given = [
+            *(f"--{name}" for name in fleet),
+            *(["--no-attacks"] if no_attacks else []),
+            *(["--report"] if report else []),
+        ]
+        raise MethodError(
+            f"{', '.join(given)}: '{run}' has forgotten nothing, or findings or an answer were named.",
+            "These are about a child of imprint forget; name its folder.",
+        )
     judged = judged_answer(loaded, answer) if answer else None
     if isinstance(judged, Attribution):
         asked = {

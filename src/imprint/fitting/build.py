@@ -10,11 +10,12 @@ from torch import nn
 from imprint import models, tasks
 from imprint.errors import LearnerError
 from imprint.fitting.data import Data, training_rows
+from imprint.fitting.deletable import scheme
 from imprint.fitting.heads import solve_head
 from imprint.fitting.learner import OBJECT, Learner
 from imprint.fitting.losses import loss_from, resolved
 from imprint.fitting.seeds import derive
-from imprint.fitting.sharded import Sharded, Sharding
+from imprint.fitting.sharded import Sharded
 from imprint.tasks import Task
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def build(learner: Learner, encoder: Any, task: Task, seed: int | None = None) -
 
     if learner.deletable is None:
         return one("weights")
-    return Sharded([one("shard", number, "weights") for number in range(Sharding.read(learner.deletable).shards)])
+    return Sharded([one("shard", number, "weights") for number in range(scheme(learner.deletable).shards)])
 
 
 def has_epochs(model: Any) -> bool:

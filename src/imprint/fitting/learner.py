@@ -16,11 +16,12 @@ import torch
 from imprint import tasks
 from imprint.errors import LearnerError, nearest
 from imprint.fitting.augment import AUGMENTS
+from imprint.fitting.deletable import scheme
 from imprint.fitting.losses import Loss, loss_from
 from imprint.fitting.losses import resolved as resolved_loss
 from imprint.fitting.samplers import Sampler, has_spec, sampler_from
 from imprint.fitting.schedule import SCHEDULES
-from imprint.fitting.sharded import Sharding
+from imprint.fitting.sequenced import HEADS, Sequencing
 from imprint.models import Frozen, is_estimator, resolve, solver_of
 from imprint.models.frozen import is_named_backbone
 from imprint.models.modules import TRANSFORMER
@@ -77,7 +78,8 @@ class Learner:
         seed: Of initial weights, order, dropout and augmentation.
         record: "auto", "logits", "summary" (for very many classes) or "none".
         deletable: "sisa(shards=5, slices=4)" trains so that examples can be taken back exactly at a part of the cost
-            (`imprint.fitting.sharded`); None trains one module on everything.
+            (`imprint.fitting.sharded`); "s3t(shards=2, slices=4, orders=4)" so that they can be taken back at none, as often as there are
+            stages left, for a training of `orders` times the cost (`imprint.fitting.sequenced`); None trains one module on everything.
     """
 
     model: Any = "auto"
@@ -115,7 +117,7 @@ class Learner:
             object.__setattr__(self, "loss", loss_from(self.loss))
         loss_from(self.loss)
         if self.deletable is not None:
-            Sharding.read(self.deletable)
+            scheme(self.deletable)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise LearnerError(f"learning_rate={self.learning_rate!r} is not a number above 0.", "Try 0.001.")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
@@ -148,7 +150,7 @@ class Learner:
         model = resolve(self.model, corpus)
         solver = solver_of(model)
         if self.deletable is not None:
-            self._check_deletable(solver or (type(model).__name__ if is_estimator(model) else None))
+            self._check_deletable(model, solver or (type(model).__name__ if is_estimator(model) else None))
         at_once = f"A {solver} head" if solver else type(model).__name__ if is_estimator(model) else None
         images = _reads_pixels(model, corpus) and solver is None
         head = model.rpartition("/")[2] if isinstance(model, str) else ""
@@ -191,7 +193,7 @@ class Learner:
             loss=resolved_loss(self.loss, task, at_once),
         )
 
-    def _check_deletable(self, at_once: str | None) -> None:
+    def _check_deletable(self, model: Any, at_once: str | None) -> None:
         """Raise `LearnerError` if this learner cannot be trained in shards."""
         if at_once is not None:
             other = (
@@ -204,6 +206,16 @@ class Learner:
             raise LearnerError(
                 f"deletable={self.deletable!r} has no place for a sampler: each stage visits what is its own.",
                 "Leave one out.",
+            )
+        if not isinstance(scheme(str(self.deletable)), Sequencing):
+            return
+        head = model.head if isinstance(model, Frozen) else model
+        if not isinstance(head, str) or head.rpartition("/")[2] not in HEADS:
+            named = head if isinstance(head, str) else qualified_name(head).removeprefix(OBJECT)
+            raise LearnerError(
+                f"deletable={self.deletable!r} trains small changes of a head on frozen features, and '{named}' learns its features.",
+                "Use model='mlp' or 'linear' (on images behind a frozen backbone: 'efficientnet-lite0/mlp'), or "
+                "deletable='sisa(shards=5, slices=4)', which serves any module.",
             )
 
     def spec(self) -> dict[str, Any]:

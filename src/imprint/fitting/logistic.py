@@ -9,14 +9,15 @@ C = 1 / (decay * S). The minimum is unique; the penalty keeps it finite where th
 
 A Newton step is found by conjugate gradients, in the basis of the inputs' principal directions, where the diagonal of the Hessian
 is a good preconditioner. All members share the products with the inputs, which is where the time goes. Steps are taken in float32
-and judged in float64: a step need not be exact, the minimum is, since the iteration ends only when the gradient vanishes.
+and judged in float64: a step need not be exact, the minimum is, since the iteration ends only when the gradient vanishes. Where float32
+does not get there, steps go on in float64.
 
 A class without examples has no finite intercept: its logit is `IMPOSSIBLE`, as that of a scikit-learn estimator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ TOLERANCE = 1e-7
 ROUNDING = 1e-12
 LEAST_DECAY = 1e-8
 MOST_STEPS, MOST_PRODUCTS, MOST_HALVINGS = 200, 400, 30
+# Steps in float32; a problem that takes more is too stiff for it, and goes on in float64.
+ROUGH_STEPS = 30
 # Numbers of the logits of a block of examples: 16 MB in float64.
 BLOCK = 2**21
 # Beyond this many features the eigenvectors cost more than they save.
@@ -148,6 +151,9 @@ def minimise(
     steps = 0
     while steps < MOST_STEPS:
         steps += 1
+        if steps == ROUGH_STEPS:
+            problem = problem.exact()
+            point = problem.at(heads)
         norm = point.gradient.square().sum((0, 2)).sqrt()
         first = norm if first is None else torch.maximum(first, norm)
         going = norm > problem.tolerance
@@ -169,7 +175,7 @@ def minimise(
 
 @dataclass(frozen=True)
 class Point:
-    """The objective where the search stands: value, gradient, and predicted probabilities (float32)."""
+    """The objective where the search stands: value, gradient, and predicted probabilities."""
 
     value: Float[Tensor, " member"]
     gradient: Float[Tensor, "column member output"]
@@ -208,6 +214,10 @@ class Problem:
             always = shares >= 1 - 1e-12
         return cls(design, design.float(), target, weight, decay, (shares <= 0) | always, always)
 
+    def exact(self) -> Problem:
+        """The same, with steps in float64."""
+        return replace(self, rough=self.design)
+
     def of_members(self, members: Bool[Tensor, " member"]) -> Problem:
         """Only these."""
         target = self.target if self.target.shape[1] == 1 else self.target[:, members]
@@ -241,7 +251,7 @@ class Problem:
         """Value, gradient and probabilities."""
         columns, members, outputs = heads.shape
         value, gradient = heads.new_zeros(members), torch.zeros_like(heads)
-        probability = heads.new_empty(len(self.design), members, outputs, dtype=torch.float32)
+        probability = heads.new_empty(len(self.design), members, outputs, dtype=self.rough.dtype)
         for part in self.parts(outputs):
             x, w, y = self.design[part], self.weight[part], self.target[part]
             logits = (x @ heads.view(columns, -1)).view(-1, members, outputs)
@@ -269,43 +279,43 @@ class Problem:
     def curvature(
         self, probability: Tensor, direction: Float[Tensor, "column member output"], held: Float[Tensor, " member"]
     ) -> Tensor:
-        """The Hessian times a direction, float32; intercepts, which no penalty holds, are bent by `held` besides."""
+        """The Hessian times a direction; intercepts, which no penalty holds, are bent by `held` besides."""
         columns, members, outputs = direction.shape
         found = torch.zeros_like(direction)
         for part in self.parts(outputs):
             x, p = self.rough[part], probability[part]
             change = (x @ direction.view(columns, -1)).view(-1, members, outputs)
             change = p * (change - (p * change).sum(-1, keepdim=True) if self.target.ndim == 2 else (1 - p) * change)
-            change *= self.weight[part, :, None].float()
+            change *= self.weight[part, :, None].to(self.rough.dtype)
             found += (x.T @ change.view(len(x), -1)).view_as(found)
-        found[1:] += self.decay[:, None].float() * direction[1:]
+        found[1:] += self.decay[:, None].to(self.rough.dtype) * direction[1:]
         found[0] += held[:, None] * direction[0]
         return found.masked_fill_(self.absent, 0)
 
     def diagonal(
         self, probability: Float[Tensor, "example member output"], held: Float[Tensor, " member"]
     ) -> Float[Tensor, "column member output"]:
-        """The diagonal of the Hessian, float32, with `held` for the intercepts."""
+        """The diagonal of the Hessian, with `held` for the intercepts."""
         columns, (_, members, outputs) = self.design.shape[1], probability.shape
         found = self.rough.new_zeros(columns, members, outputs)
         for part in self.parts(outputs):
             p = probability[part]
-            bent = self.weight[part, :, None].float() * p * (1 - p)
+            bent = self.weight[part, :, None].to(self.rough.dtype) * p * (1 - p)
             found += (self.rough[part].square().T @ bent.view(len(p), -1)).view_as(found)
-        found[1:] += self.decay[:, None].float()
+        found[1:] += self.decay[:, None].to(self.rough.dtype)
         found[0] += held[:, None]
         return found.clamp_(min=torch.finfo(torch.float32).tiny * 1e6)
 
     def held(self, point: Point) -> Float[Tensor, " member"]:
-        """What holds the intercepts in a step, float32: where a class is all but ruled out nothing else bends them, and a step would
+        """What holds the intercepts in a step: where a class is all but ruled out nothing else bends them, and a step would
         go astray. It vanishes with the gradient, so that steps near the minimum are Newton's own."""
-        return (self.decay * point.gradient.square().sum((0, 2)).sqrt().clamp(max=1)).float()
+        return (self.decay * point.gradient.square().sum((0, 2)).sqrt().clamp(max=1)).to(self.rough.dtype)
 
     def newton(self, point: Point, accuracy: Float[Tensor, " member"]) -> Float[Tensor, "column member output"]:
         """The step to the minimum of the quadratic model, by preconditioned conjugate gradients to the accuracy asked for."""
         # Gradients shrink far below what float32 can square: each member's is solved for at the size of one.
         size = point.gradient.square().sum((0, 2)).sqrt()
-        residual = -(point.gradient / size[:, None]).float()
+        residual = -(point.gradient / size[:, None]).to(self.rough.dtype)
         held = self.held(point)
         inverse = 1 / self.diagonal(point.probability, held)
         step = torch.zeros_like(residual)

@@ -148,7 +148,7 @@ def train(
     if not (learner.epochs and learner.batch_size and learner.learning_rate):
         raise LearnerError("train() takes a resolved learner.", "Call learner.resolve(corpus) first.")
     if learner.deletable is not None:
-        raise LearnerError("train() trains one module, and this learner has shards.", "Call train_sharded().")
+        raise LearnerError("train() trains one module, and this learner has shards.", "Call train_deletable().")
     device = torch.device(learner.device)
     module = module.to(device)
     if device.type == "cuda" and data.inputs.dim() == 4:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,7 @@ def train_sharded(
         digests: list[str] = []
         parts = [data.rows[(shard == k) & (piece <= r)] for r in range(sharding.slices)]
         for r, rows in enumerate(parts):
-            digests.append(_digest(learner, data, rows, k, r, digests[-1] if digests else ""))
+            digests.append(digest_of(learner, data, rows, [k, r, digests[-1] if digests else ""]))
         last = _resumed(folder, found, k, parts, digests, member)
         for r in range(last + 1, sharding.slices):
             if not len(parts[r]):
@@ -176,7 +177,7 @@ def train_sharded(
             steps += done.steps
             trained.append((k, r))
             if folder is not None:
-                _keep(folder / _name(k, r), member, digests[r])
+                keep(folder / _name(k, r), member.state_dict(), digests[r])
             progress("train", k * sharding.slices + r + 1, sharding.shards * sharding.slices)
         module.present[k] = float(len(parts[-1]) > 0)
         total += sum(bool(len(rows)) for rows in parts)
@@ -187,26 +188,17 @@ def _resumed(
     folder: Path | None, found: Path | None, shard: int, parts: list[Tensor], digests: list[str], member: nn.Module
 ) -> int:
     """The last stage of a shard that is at hand, loaded into its module; -1 if there is none. Stages found elsewhere are copied."""
-    last = -1
+    last, place = -1, None
     for r, digest in enumerate(digests):
         if not len(parts[r]):
             last = r if last == r - 1 else last
             continue
-        here = None if folder is None else folder / _name(shard, r)
-        place = next((one for one in (here, found and found / _name(shard, r)) if one and _is(one, digest)), None)
-        if place is None:
+        here = take_over(folder, found, _name(shard, r), digest)
+        if here is None:
             break
-        if here is not None and place != here:
-            here.parent.mkdir(parents=True, exist_ok=True)
-            temporary = here.with_suffix(".tmp")
-            shutil.copyfile(place, temporary)
-            temporary.replace(here)
-        last = r
-    seen = [r for r in range(last + 1) if len(parts[r])]
-    if seen:
-        origin = folder if folder is not None else found
-        assert origin is not None
-        member.load_state_dict(load_file(origin / _name(shard, seen[-1])))
+        last, place = r, here
+    if place is not None:
+        member.load_state_dict(load_file(place))
         member.eval()
     return last
 
@@ -215,7 +207,7 @@ def _name(shard: int, stage: int) -> str:
     return f"shard-{shard:03d}-slice-{stage:03d}.safetensors"
 
 
-def _is(path: Path, digest: str) -> bool:
+def is_kept(path: Path, digest: str) -> bool:
     """Whether a file holds the stage of this digest."""
     if not path.exists():
         return False
@@ -226,22 +218,40 @@ def _is(path: Path, digest: str) -> bool:
         return False
 
 
-def _keep(path: Path, member: nn.Module, digest: str) -> None:
+def take_over(folder: Path | None, found: Path | None, name: str, digest: str) -> Path | None:
+    """Where a stage is kept, if it is: in a folder, or in another one, from which it is copied into the first."""
+    here = None if folder is None else folder / name
+    place = next((one for one in (here, found and found / name) if one and is_kept(one, digest)), None)
+    if place is None or here is None or place == here:
+        return place
+    here.parent.mkdir(parents=True, exist_ok=True)
+    temporary = here.with_suffix(".tmp")
+    shutil.copyfile(place, temporary)
+    return temporary.replace(here)
+
+
+def keep(path: Path, tensors: Mapping[str, Tensor], digest: str) -> None:
+    """Write a stage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    weights = {name: value.detach().cpu().contiguous() for name, value in member.state_dict().items()}
-    save_file(weights, temporary, {"stage": digest})
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, {"stage": digest}
+    )
     temporary.replace(path)
 
 
-def _digest(learner: Learner, data: Data, rows: Tensor, shard: int, stage: int, before: str) -> str:
-    """Of all that a stage depends on but the inputs, which the ids stand for."""
-    assert data.keys is not None
+def digest_of(learner: Learner, data: Data | None, rows: Tensor | None, about: list[Any]) -> str:
+    """Of all that a stage depends on but the inputs, which the ids stand for.
+
+    Args:
+        learner: With all its settings.
+        data: Whose ids, targets and weights it depends on; None for none.
+        rows: Of these examples.
+        about: Which stage it is, and the digest of the one before.
+    """
     said: dict[str, Any] = {name: value for name, value in learner.spec().items() if name not in ("device", "record")}
-    state = hashlib.blake2b(
-        json.dumps([said, shard, stage, before], default=str, sort_keys=True).encode(), digest_size=16
-    )
-    for values in (data.keys, data.target, data.weight):
+    state = hashlib.blake2b(json.dumps([said, *about], default=str, sort_keys=True).encode(), digest_size=16)
+    for values in () if data is None else (data.keys, data.target, data.weight):
         if values is not None:
             state.update(values[rows].contiguous().numpy().tobytes())
     return state.hexdigest()

@@ -18,7 +18,7 @@ from torch import Tensor
 from imprint.errors import LearnerError
 from imprint.fitting import Progress, predict, silent, train
 from imprint.fitting.build import build, fit_at_once, has_epochs, with_loss
-from imprint.fitting.sharded import train_sharded
+from imprint.fitting.deletable import train_deletable
 from imprint.fleets.executing import Finished
 from imprint.fleets.member import Member, Outcome
 from imprint.fleets.shared import Shared
@@ -98,7 +98,7 @@ def train_module(shared: Shared, member: Member, progress: Progress = silent) ->
         return fit_at_once(learner, shared.encoder, shared.task, data)
     task = with_loss(shared.task, learner)
     if learner.deletable is not None:
-        return train_sharded(learner, build(learner, shared.encoder, task), task, data, progress=progress).module
+        return train_deletable(learner, build(learner, shared.encoder, task), task, data, progress=progress).module
     return train(build(learner, shared.encoder, task), task, data, learner, progress=progress).module
 
 

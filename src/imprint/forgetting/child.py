@@ -1,6 +1,6 @@
 """The child of a run: a folder like any run's, made from its parent without a byte of the parent being written.
 
-    manifest.json      as of any run, and `parent` {path, weights}, `forgot` {count, method, exact, guarantee, ...}, `lineage`
+    manifest.json      as of any run, and `parent` {path, weights}, `origin` (the first ancestor), `forgot` {count, ...}, `lineage`
     request.json       what was asked, written first: a call with the same request goes on, one with another is refused
     examples.lance     the parent's examples less the forgotten rows
     encoder/           the parent's, where the method keeps it
@@ -13,10 +13,10 @@ goes on with it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from imprint.corpus.edits import Edit
 from imprint.errors import RunError
 from imprint.fitting import Data
-from imprint.forgetting.job import Forgetting, Forgotten, Part
+from imprint.forgetting.job import Forgetting, Forgotten
+from imprint.forgetting.lineage import drift, origin_of, placed, weights_of
 from imprint.forgetting.request import hashed, holds
+from imprint.forgetting.telling import sealed
 from imprint.recording.checkpoints import Checkpoints
 from imprint.recording.curves import Curves
 from imprint.recording.files import read_json, remove, replacing, save_tensors, write_json
@@ -45,27 +47,11 @@ if TYPE_CHECKING:
 REQUEST = "request.json"
 # Entries of the parent's manifest that are true of the child as well.
 INHERITED = ("module", "solved", "estimator", "order", "watched", "deletable")
-# Retained examples on which the distance between the child's outputs and the parent's is measured.
-DRIFT = 4096
 
 
-def weights_of(run: Run) -> str:
-    """Fingerprint of a run's final weights: 16 hexadecimal digits.
-
-    Raises:
-        RunError: The run has no checkpoint.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    if run.manifest.get("estimator"):
-        for path in sorted(p for p in (run.path / "checkpoints").rglob("*") if p.is_file()):
-            digest.update(path.name.encode() + path.read_bytes())
-    else:
-        last = run.checkpoints.named("last")
-        digest.update(last.description["files"][f"{last.name}.safetensors"]["blake2b"].encode())
-    return digest.hexdigest()
-
-
-def begin(path: Path, asked: dict[str, Any], ids: pl.Series, resume: bool) -> Run | None:
+def begin(
+    path: Path, asked: dict[str, Any], ids: pl.Series, resume: bool, told: dict[str, Any] | None = None
+) -> Run | None:
     """Prepare a child's folder, under its lock.
 
     Args:
@@ -73,6 +59,7 @@ def begin(path: Path, asked: dict[str, Any], ids: pl.Series, resume: bool) -> Ru
         asked: What is asked, as JSON: parent, method, settings, seed.
         ids: The ids to forget.
         resume: Go on with the same request; False starts over.
+        told: How the examples were named, in words; the same examples named in another way are the same request.
 
     Returns:
         The child, if it is there already and complete.
@@ -91,7 +78,8 @@ def begin(path: Path, asked: dict[str, Any], ids: pl.Series, resume: bool) -> Ru
                 f"{path} holds a run, or a part of one ({held}).",
                 "Choose another folder for the child, or use resume=False to replace what is there.",
             )
-        write_json(path / REQUEST, {**asked, "request": hashed(ids)})
+        request = hashed(ids)
+        write_json(path / REQUEST, {**asked, "request": request, "told": sealed(told or {}, request["salt"])})
         return None
     there = read_json(path / REQUEST)
     different = [name for name in asked if name != "parent" and asked[name] != there.get(name)]
@@ -147,7 +135,13 @@ def write(job: Forgetting, done: Forgotten, asked: dict[str, Any], seconds: floa
         _checkpoints(job, done, path, seconds)
         for name, tensors in (done.evidence or {}).items():
             save_tensors(path / "evidence" / name, tensors)
+    asking = read_json(path / REQUEST)
+    own = Run(path, corpus, parent.learner) if done.recorded else None
+    origin = origin_of(parent)
+    moved = drift(job, done.module, parent, own)
     forgot = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "told": asking.get("told"),
         "count": len(job.forget),
         "retained": len(job.retain),
         **{name: asked[name] for name in ("method", "settings", "seed", "corrective")},
@@ -157,14 +151,19 @@ def write(job: Forgetting, done: Forgotten, asked: dict[str, Any], seconds: floa
         "measured": dict(done.measured),
         "notes": list(done.notes),
         "seconds": round(seconds, 3),
-        "drift": None if done.recorded else drift(job, done.module),
-        "request": read_json(path / REQUEST)["request"],
+        **({"search": asked["searched"]} if "searched" in asked else {}),
+        "drift": moved,
+        "drift_from_first": moved if origin is parent else origin and drift(job, done.module, origin, own),
+        "encoder": "fitted again" if done.recorded else "kept",
+        "weights": weights_of(own or Run(path, corpus, parent.learner)),
+        "request": asking["request"],
     }
     before = [one for one in (*parent.manifest.get("lineage", []), parent.manifest.get("forgot")) if one]
     about = read_json(path / "manifest.json")["corpus"]
     update_manifest(
         path,
         parent={**asked["parent"], "beside": os.path.relpath(parent.path.resolve(), path.resolve())},
+        origin=_origin(parent, origin, path),
         forgot=forgot,
         lineage=before,
         corpus={**about, **_placed(parent, corpus, path)},
@@ -175,23 +174,15 @@ def write(job: Forgetting, done: Forgotten, asked: dict[str, Any], seconds: floa
     return Run(path, corpus, parent.learner, data)
 
 
+def _origin(parent: Run, origin: Run | None, path: Path) -> dict[str, Any] | None:
+    """Where the first ancestor is found, seen from here; as the parent says it where it is not at hand."""
+    return parent.manifest.get("origin") if origin is None else placed(origin, path)
+
+
 def kept(run: Run, name: str) -> dict[str, Tensor] | None:
     """Tensors that a run keeps as evidence; None if it has none of this name."""
     path = run.path / "evidence" / name
     return load_file(path) if path.exists() else None
-
-
-def drift(job: Forgetting, module: nn.Module) -> dict[str, float]:
-    """How far the child's outputs on retained examples are from the parent's: root mean square, and share of equal predictions."""
-    places = job.retain.places
-    some = places[torch.linspace(0, len(places) - 1, min(DRIFT, len(places))).long()]
-    part = Part(job.data, job.retain.split, some)
-    before = job.outputs(part, job.run.model().module)
-    after = job.outputs(part, module)
-    found = {"outputs": float((after - before).double().square().mean().sqrt()), "examples": float(len(some))}
-    if job.task.name == "classification":
-        found["agreement"] = float((job.task.predict(after) == job.task.predict(before)).double().mean())
-    return found
 
 
 def _checkpoints(job: Forgetting, done: Forgotten, path: Path, seconds: float) -> None:

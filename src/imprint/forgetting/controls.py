@@ -10,7 +10,7 @@ from torch import nn
 from imprint.errors import LearnerError
 from imprint.fitting import Fixed, Learner, train
 from imprint.fitting.build import build, fit_at_once, has_epochs
-from imprint.fitting.sharded import train_sharded
+from imprint.fitting.deletable import train_deletable
 from imprint.forgetting.job import Forgetting, Forgotten
 from imprint.methods import method
 from imprint.recording.fit import fit
@@ -56,7 +56,7 @@ def trained(job: Forgetting, learner: Learner) -> nn.Module:
         return fit_at_once(learner, job.run.encoder, job.task, job.without)
     module = build(learner, job.run.encoder, job.task)
     if learner.deletable is not None:
-        return train_sharded(learner, module, job.task, job.without, progress=job.progress).module
+        return train_deletable(learner, module, job.task, job.without, progress=job.progress).module
     return train(module, job.task, job.without, learner, progress=job.progress).module
 
 

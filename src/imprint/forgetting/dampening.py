@@ -6,8 +6,8 @@ with the diagonals of the empirical Fisher matrix, the mean squared gradients of
 
 The paper compares with all training examples. But these hold the forgotten ones: F_all is at least (share forgotten) F_forgotten, so
 that with alpha = 10 not one weight would be chosen where a tenth is to be forgotten, as a class of ten. The authors' code escapes that
-as it squares the gradients of batches. Here the others are the retained examples, whose mean is that of all less that of the forgotten: it
-takes no pass of its own, and for small requests it is the same.
+as it squares the gradients of batches. Here the others are the retained examples; for small requests that is the same. Of the means over
+all, the forgotten and the retained examples two give the third: where the run has recorded that of all, only the forgotten are looked at.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from torch import Tensor
 from imprint.errors import MethodError, nearest
 from imprint.forgetting.descent import NONE
 from imprint.forgetting.job import Forgetting, Forgotten
-from imprint.forgetting.layout import by_parameter, curvature_of, examples_of
+from imprint.forgetting.layout import by_parameter, diagonals, examples_of
 from imprint.forgetting.stepping import within
 from imprint.methods import method
 
+SEARCH = {"alpha": (10.0, 3.0, 30.0, 1.0, 100.0, 1000.0), "dampening": (1.0, 0.3, 3.0)}
+
 
 @method(
-    "forget", "ssd", higher="forgets more", needs=(), exact=False,
+    "forget", "ssd", higher="forgets more", needs=(), exact=False, search=SEARCH,
     source="Foster, Schoepf, Brintrup 2024, arXiv:2308.07707",
 )  # fmt: skip
 def ssd(job: Forgetting, *, alpha: float = 10.0, dampening: float = 1.0, against: str = "retained") -> Forgotten:
@@ -45,8 +47,7 @@ def ssd(job: Forgetting, *, alpha: float = 10.0, dampening: float = 1.0, against
         raise MethodError(f"against={against!r} says nothing of which examples.", nearest(against, ["retained", "all"]))
     alpha, dampening = within("alpha", alpha, 0, 1e9), within("dampening", dampening, 0, 1e9)
     examples = examples_of(job, job.forget)
-    everything = curvature_of(job, None, "diagonal", "empirical")
-    forgotten = curvature_of(job, job.forget, "diagonal", "empirical")
+    forgotten, everything = diagonals(job)
     share = len(job.forget) / (len(job.forget) + len(job.retain)) if against == "retained" else 0.0
 
     def others(every: Tensor, gone: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ Ascent has no floor: a loss that may fall without end takes everything else with
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
@@ -23,6 +25,9 @@ from imprint.forgetting.controls import ENCODER
 from imprint.forgetting.job import Forgetting, Forgotten
 from imprint.forgetting.stepping import (
     ASCENT,
+    EPOCHS,
+    RATE,
+    Share,
     Steps,
     blocks,
     cycled,
@@ -38,12 +43,37 @@ from imprint.forgetting.stepping import (
 from imprint.methods import method
 from imprint.tasks import Batch, Classification
 
+# What a search tries, the default first: rates and epochs by methods as shares of the parent's.
+DOWN: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (Share(RATE), Share(0.1), Share(1.0), Share(3.0)),
+    "epochs": (Share(EPOCHS), Share(0.3)),
+}
+SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {
+    "fine-tune": DOWN,
+    "gradient-ascent": {
+        "learning_rate": (Share(ASCENT), Share(0.03), Share(0.01), Share(0.3)),
+        "epochs": (5, 2, 10),
+    },
+    "gradient-difference": {
+        "learning_rate": (Share(ASCENT), Share(0.3), Share(0.03)),
+        "alpha": (0.95, 0.99, 0.8),
+        "epochs": (Share(EPOCHS), Share(0.3)),
+    },
+    "random-labels": DOWN,
+    "npo": {
+        "learning_rate": (Share(ASCENT), Share(0.3), Share(0.03)),
+        "beta": (0.1, 1.0),
+        "epochs": (10, 3),
+        "retain": (1.0, 5.0),
+    },
+}
+
 # What every approximate method promises.
 NONE = f"None is proved: hold it against models that never saw them (method='retrain'). {ENCODER}"
 
 
 @method(
-    "forget", "fine-tune", higher="forgets more", needs=(), exact=False,
+    "forget", "fine-tune", higher="forgets more", needs=(), exact=False, search=SEARCH["fine-tune"],
     source="Golatkar, Achille, Soatto 2020, arXiv:1911.04933; defaults of Jia et al. 2023, arXiv:2304.04934",
 )  # fmt: skip
 def fine_tuned(job: Forgetting, *, epochs: int | None = None, learning_rate: float | None = None) -> Forgotten:
@@ -59,7 +89,7 @@ def fine_tuned(job: Forgetting, *, epochs: int | None = None, learning_rate: flo
 
 
 @method(
-    "forget", "gradient-ascent", higher="forgets more", needs=(), exact=False,
+    "forget", "gradient-ascent", higher="forgets more", needs=(), exact=False, search=SEARCH["gradient-ascent"],
     source="Thudi et al. 2022, arXiv:2109.13398; defaults of Jia et al. 2023, arXiv:2304.04934",
 )  # fmt: skip
 def gradient_ascent(job: Forgetting, *, epochs: int = 5, learning_rate: float | None = None) -> Forgotten:
@@ -82,7 +112,7 @@ def gradient_ascent(job: Forgetting, *, epochs: int = 5, learning_rate: float | 
 
 
 @method(
-    "forget", "gradient-difference", higher="forgets more", needs=(), exact=False,
+    "forget", "gradient-difference", higher="forgets more", needs=(), exact=False, search=SEARCH["gradient-difference"],
     source="NegGrad+ of Kurmanji et al. 2023, arXiv:2302.09880; Liu, Liu, Stone 2022, arXiv:2203.12817",
 )  # fmt: skip
 def gradient_difference(
@@ -112,7 +142,7 @@ def gradient_difference(
 
 
 @method(
-    "forget", "random-labels", higher="forgets more", needs=(), exact=False,
+    "forget", "random-labels", higher="forgets more", needs=(), exact=False, search=SEARCH["random-labels"],
     source="Graves, Nagisetty, Ganesh 2021, arXiv:2010.10981; Golatkar, Achille, Soatto 2020, arXiv:1911.04933",
 )  # fmt: skip
 def random_labels(job: Forgetting, *, epochs: int | None = None, learning_rate: float | None = None) -> Forgotten:
@@ -149,7 +179,7 @@ def other_classes(own: Shaped[Tensor, " example"], classes: int, random: torch.G
 
 
 @method(
-    "forget", "npo", higher="forgets more", needs=(), exact=False,
+    "forget", "npo", higher="forgets more", needs=(), exact=False, search=SEARCH["npo"],
     source="Zhang et al. 2024, arXiv:2404.05868",
 )  # fmt: skip
 def npo(

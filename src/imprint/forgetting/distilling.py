@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from imprint.forgetting.controls import among, trained
 from imprint.forgetting.descent import NONE
 from imprint.forgetting.job import Forgetting, Forgotten
 from imprint.forgetting.stepping import (
+    EPOCHS,
+    RATE,
+    Share,
     Steps,
     blocks,
     epochs_of,
@@ -36,10 +40,27 @@ REGRESSION_SOURCE = "Tarun et al. 2023, arXiv:2210.08196, github.com/ayu987/deep
 SCRUB_EPOCHS = 3
 # Share of the parent's epochs that the blind teacher of Blindspot is trained for: 2 of 100.
 BLIND = 0.02
+SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {
+    "scrub": {
+        "learning_rate": (Share(RATE), Share(0.1), Share(1.0)),
+        "alpha": (0.5, 0.1),
+        "ascents": (2, 1, 3),
+        "temperature": (2.0, 4.0),
+    },
+    "blindspot": {
+        "learning_rate": (Share(RATE), Share(0.1), Share(1.0)),
+        "attention": (50.0, 5.0),
+        "epochs": (Share(EPOCHS), Share(0.3)),
+    },
+    "gaussian": {
+        "learning_rate": (Share(RATE), Share(0.1), Share(1.0), Share(3.0)),
+        "epochs": (Share(EPOCHS), Share(0.3)),
+    },
+}
 
 
 @method(
-    "forget", "scrub", higher="forgets more", needs=(), exact=False,
+    "forget", "scrub", higher="forgets more", needs=(), exact=False, search=SEARCH["scrub"],
     source="Kurmanji et al. 2023, arXiv:2302.09880, github.com/meghdadk/SCRUB",
 )  # fmt: skip
 def scrub(
@@ -116,7 +137,7 @@ def divergence(
 
 
 @method(
-    "forget", "blindspot", higher="forgets more", needs=(), tasks=("regression",), exact=False,
+    "forget", "blindspot", higher="forgets more", needs=(), tasks=("regression",), exact=False, search=SEARCH["blindspot"],
     source=REGRESSION_SOURCE,
 )  # fmt: skip
 def blindspot(
@@ -209,7 +230,7 @@ def attended(hidden: Float[Tensor, "example ..."]) -> Float[Tensor, "example pla
 
 
 @method(
-    "forget", "gaussian", higher="forgets more", needs=(), tasks=("regression",), exact=False,
+    "forget", "gaussian", higher="forgets more", needs=(), tasks=("regression",), exact=False, search=SEARCH["gaussian"],
     source=REGRESSION_SOURCE,
 )  # fmt: skip
 def gaussian(job: Forgetting, *, epochs: int | None = None, learning_rate: float | None = None) -> Forgotten:

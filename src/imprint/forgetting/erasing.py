@@ -5,26 +5,27 @@ carry answers that name an example. `erase` gives the child a corpus of its own 
 them, takes ids out of answers, and rewrites every table, so that no old version stays on the disk. Which ids were forgotten is known
 by their salted hashes alone.
 
-Where the parent is at hand, all files are then searched for the ids, texts, contents and numbers of the forgotten rows, in their bytes
-and in the decoded tables, whose encoding hides bytes; what is found is written in the manifest. Outside the child's folder nothing is
+Where ancestors are at hand, all files are then searched for what only the forgotten rows had (`imprint.forgetting.leftovers`); what is
+found, and what was looked at, is written in the manifest. Outside the child's folder nothing is
 touched: the parent, its corpus and the source hold the examples as before, and are yours to delete.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import torch
+import pyarrow as pa
 
 from imprint.errors import ImprintError, RunError
 from imprint.forgetting.child import scrubbed
+from imprint.forgetting.leftovers import search, tables
+from imprint.forgetting.lineage import origin_of, parent_of
+from imprint.forgetting.names import ERASED, Names, telling
 from imprint.forgetting.request import holds
 from imprint.recording.files import read_json, remove, replacing, write_json
 from imprint.recording.fit import update_manifest
@@ -34,11 +35,10 @@ from imprint.recording.run import Run, load
 if TYPE_CHECKING:
     from imprint.corpus import Corpus
 
-ERASED = "(erased)"
-# A value is searched for if it is at least as long; shorter ones occur everywhere by chance.
-LEAST_BYTES = 6
-# Forgotten rows that are searched for, and bytes of a file that are searched at a time.
-MOST_ROWS, PIECE = 2000, 2**26
+# Columns of tables whose values are ids.
+KEYS = ("id", "related", "query")
+# Rows of a table that are rewritten at a time.
+ROWS = 16384
 # Where hashes of ids stand, which are no ids.
 OWN = ("manifest.json", "request.json")
 
@@ -73,20 +73,21 @@ def erase(run: Run) -> Run:
         if not run.manifest["forgot"]["exact"]:
             done += _parents_weights(run)
         named = _named(run, forgotten)
-        for table in _tables(path):
+        for table in (one for one in tables(path) if not _apart(one, path)):
             if _rewritten(table, forgotten, named if "answers" in table.parts else None):
                 done.append(f"took rows out of {table.relative_to(path)}")
         for file in sorted(path.rglob("*.json")):
-            if file.name not in OWN and _redacted(file, forgotten, named):
+            if file.name not in OWN and not _apart(file, path) and _redacted(file, forgotten, named):
                 done.append(f"took ids out of {file.relative_to(path)}")
-        searched = _searched(run, forgotten)
-        update_manifest(path, erased={"when": datetime.now(UTC).isoformat(timespec="seconds"), "did": done, **searched})
+        erased = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "did": done, **searched(run)}
+        before = run.manifest.get("erasures", [])
+        update_manifest(path, erased=erased, erasures=[*before, erased])
     return load(path, model=None if isinstance(run.learner.model, str) else run.learner.model)
 
 
 def remembered(run: Run) -> Callable[[list[str]], list[bool]]:
     """Tells of ids whether they were forgotten on the way to this run."""
-    requests = [one["request"] for one in (*run.manifest.get("lineage", []), run.manifest["forgot"])]
+    requests = [one["request"] for one in _requests(run)]
 
     def known(ids: list[str]) -> list[bool]:
         each = [holds(one, ids) for one in requests]
@@ -127,15 +128,20 @@ def _parents_weights(run: Run) -> list[str]:
     return done
 
 
-def _named(run: Run, forgotten: Callable[[list[str]], list[bool]]) -> re.Pattern[str] | None:
-    """Finds forgotten ids within sentences; None where the parent, which alone knows them, is not at hand."""
-    parent = parent_of(run)
-    ids = [] if parent is None else parent.ids.to_list()
-    gone = [one for one, known in zip(ids, forgotten(ids), strict=True) if known and len(one) > 1]
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, gone))})(?![\w-])") if gone else None
+def _apart(file: Path, path: Path) -> bool:
+    """Whether a file is of the child's corpus or encoder: made without the rows, or not ours to change. A category that reads like a
+    forgotten id is none."""
+    return file.relative_to(path).parts[0] in ("corpus", "encoder")
 
 
-def _rewritten(path: Path, forgotten: Callable[[list[str]], list[bool]], named: re.Pattern[str] | None) -> bool:
+def _named(run: Run, forgotten: Callable[[list[str]], list[bool]]) -> Names:
+    """Finds forgotten ids within sentences, if they are telling; only ancestors know them, so that none are known where none is at hand."""
+    known = [one.ids.to_list() for one in (origin_of(run), parent_of(run)) if one is not None]
+    ids = list(dict.fromkeys(one for several in known for one in several))
+    return Names(one for one, gone in zip(ids, forgotten(ids), strict=True) if gone and telling(one))
+
+
+def _rewritten(path: Path, forgotten: Callable[[list[str]], list[bool]], named: Names | None) -> bool:
     """Take rows that are of a forgotten id out of a table, and every old version off the disk; whether there were such rows.
 
     Args:
@@ -147,37 +153,47 @@ def _rewritten(path: Path, forgotten: Callable[[list[str]], list[bool]], named: 
 
     table = lance.dataset(str(path))
     columns = [field.name for field in table.schema if str(field.type) in ("string", "large_string")]
-    changed = False
-    if columns:
-        whole = pl.from_arrow(table.to_table())
-        assert isinstance(whole, pl.DataFrame)
-        hit = np.zeros(len(whole), bool)
-        for column in columns:
-            values = whole[column].unique().drop_nulls().to_list()
-            gone = [value for value, known in zip(values, forgotten(values), strict=True) if known]
-            hit |= whole[column].is_in(gone).fill_null(False).to_numpy()
-        left = whole.filter(pl.Series(~hit))
-        if named is not None:
-            left = left.with_columns(
-                pl.col(column).map_elements(lambda text: named.sub(ERASED, text), pl.String) for column in columns
-            )
-        changed = not left.equals(whole)
-        if changed:
-            with replacing(path) as temporary:
-                lance.write_dataset(left.to_arrow(), str(temporary))
-    if not changed and len(table.versions()) > 1:
+    keys = [name for name in columns if name in KEYS]
+
+    def without(batch: pa.RecordBatch) -> pa.RecordBatch:
+        kept = np.ones(len(batch), bool)
+        for column in keys:
+            values = batch.column(column).to_pylist()
+            different = list({one for one in values if one is not None})
+            gone = {one for one, known in zip(different, forgotten(different), strict=True) if known}
+            if gone:
+                kept &= np.fromiter((one not in gone for one in values), bool, len(values))
+        left = batch if kept.all() else batch.filter(pa.array(kept))
+        for column in columns if named else ():
+            place = left.schema.get_field_index(column)
+            values = left.column(place).to_pylist()
+            said = [None if one is None else named.sub(one) for one in values]  # type: ignore[union-attr]
+            if said != values:
+                left = left.set_column(place, left.schema.field(place), pa.array(said, left.schema.field(place).type))
+        return left
+
+    batches = table.to_batches(batch_size=ROWS) if columns else ()
+    changed = any(not without(batch).equals(batch) for batch in batches)
+    if changed:
+        with replacing(path) as temporary:
+            left = (without(batch) for batch in table.to_batches(batch_size=ROWS))
+            lance.write_dataset(pa.RecordBatchReader.from_batches(table.schema, left), str(temporary))
+    elif len(table.versions()) > 1:
         table.optimize.compact_files()
         table.cleanup_old_versions(older_than=timedelta(0))
     return changed
 
 
-def _redacted(path: Path, forgotten: Callable[[list[str]], list[bool]], named: re.Pattern[str] | None) -> bool:
+def _redacted(path: Path, forgotten: Callable[[list[str]], list[bool]], named: Names) -> bool:
     """Put `(erased)` for each forgotten id in a JSON file; whether there was one."""
-    value = read_json(path)
-    texts = list(dict.fromkeys(_texts(value)))
+    try:
+        value = read_json(path)
+    except RunError:  # not ours, and no JSON: the search looks at its bytes
+        return False
+    texts = [one for one in dict.fromkeys(_texts(value)) if telling(one)]
     clean = {text: ERASED for text, known in zip(texts, forgotten(texts), strict=True) if known} if texts else {}
-    if named is not None:
-        clean |= {text: said for text in texts if (said := named.sub(ERASED, text)) != text}
+    if named:
+        clean |= {text: said for text in texts if (said := named.sub(text)) != text}
     if clean:
         write_json(path, _without(value, clean))
     return bool(clean)
@@ -206,122 +222,33 @@ def _without(value: Any, clean: dict[str, str]) -> Any:
 # ----------------------------------------------------------------------------------------------------------------- searching
 
 
-def _searched(run: Run, forgotten: Callable[[list[str]], list[bool]]) -> dict[str, Any]:
-    """What a search of the folder finds of the forgotten rows; it needs their values, and so the parent."""
-    parent = parent_of(run)
-    try:
-        corpus = None if parent is None else parent.corpus
-    except ImprintError:
-        corpus = None
-    if parent is None or corpus is None:
-        return {"searched": None, "found": [], "note": "Not searched: the parent or its corpus is not at hand."}
-    ids = parent.ids.to_list()
-    rows = parent.rows()[np.flatnonzero(forgotten(ids))][:MOST_ROWS]
-    values = needles(parent, corpus, rows)
-    found = traces(run.path, values)
-    return {"searched": {"rows": len(rows), "values": len(values), "files": len(_files(run.path))}, "found": found}
+def searched(run: Run) -> dict[str, Any]:
+    """What a search of a child's folder finds of all that was forgotten on the way to it, as its manifest says it.
 
-
-def parent_of(run: Run) -> Run | None:
-    """The run that this one was made from, if it is where the manifest says."""
-    about = run.manifest["parent"]
-    for folder in (Path(about["path"]), run.path / about.get("beside", "")):
-        if (folder / "manifest.json").exists() and folder.resolve() != run.path.resolve():
-            try:
-                return load(folder)
-            except ImprintError:
-                continue
-    return None
-
-
-def needles(run: Run, corpus: Corpus, rows: np.ndarray) -> dict[bytes, str]:
-    """Bytes that only these rows have, and what they are: ids, texts and files, numbers, encoded inputs.
-
-    Args:
-        run: The run that was trained on them.
-        corpus: Its corpus.
-        rows: Which.
+    The values of the rows are needed for it, and so the parent and the first ancestor, as far as they are at hand.
     """
-    values: dict[bytes, str] = {}
-    rest = np.setdiff1d(corpus.rows(), rows)
-    mine, others = corpus.read(rows), corpus.read(rest)
-
-    def note(found: bytes, what: str) -> None:
-        if len(found) >= LEAST_BYTES:
-            values.setdefault(found, what)
-
-    for one in corpus.ids.gather(rows).to_list():
-        note(one.encode(), "id")
-    for name in mine.columns:
-        column, known = mine[name], others[name]
-        if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-            column, known = column.cast(pl.String), known.cast(pl.String)
-        if column.dtype in (pl.String, pl.Binary):
-            own = column.filter(~column.is_in(known.unique().implode())).drop_nulls().unique().to_list()
-            for value in own:
-                note(value if isinstance(value, bytes) else value.encode(), f"value of {name}")
-                if isinstance(value, str):
-                    note(json.dumps(value)[1:-1].encode(), f"value of {name}")
-        elif column.dtype.is_float():
-            numbers = column.filter(~column.is_in(known.unique().implode())).drop_nulls().unique().to_numpy()
-            for value in numbers.astype(np.float64):
-                note(value.tobytes(), f"value of {name}")
-                note(repr(float(value)).encode(), f"value of {name}")
-        elif isinstance(column.dtype, pl.Array):
-            for value in column.drop_nulls().to_numpy():
-                if value.min() < value.max():  # a blank picture is nobody's
-                    note(value.tobytes(), f"values of {name}")
-    if run.encoder is not None and len(rows):
-        encoded = run.model().encode(mine)
-        for value in encoded if encoded.dtype != torch.int64 else ():
-            if value.numel() > 1 and value.unique().numel() > 1:
-                note(value.contiguous().numpy().tobytes(), "encoded inputs")
-    return values
+    forgotten = remembered(run)
+    sources: list[tuple[Run, Corpus, np.ndarray]] = []
+    for one in dict.fromkeys(one for one in (origin_of(run), parent_of(run)) if one is not None and one is not run):
+        with suppress(ImprintError):
+            rows = one.rows()[np.flatnonzero(forgotten(one.ids.to_list()))]
+            if not any(len(rows) <= len(others) and one.path == before.path for before, _, others in sources):
+                sources.append((one, one.corpus, rows))
+    if not sources:
+        return {"searched": None, "found": [], "note": "Not searched: the parent or its corpus is not at hand."}
+    asked = sum(one["count"] for one in _requests(run))
+    done = search(run.path, sources)
+    note = {}
+    if done.rows < asked:
+        note = {
+            "note": f"Of {asked:,} rows that were forgotten in all, the values of {done.rows:,} are at hand, and were looked for."
+        }
+    about = {name: getattr(done, name) for name in ("rows", "values", "files", "bytes", "seconds", "unread")}
+    return {"searched": about, "found": done.found, **note}
 
 
-def traces(folder: Path, values: dict[bytes, str]) -> list[str]:
-    """Which files of a folder hold one of these values, in their bytes or in a decoded table: `FILE: what`, each once."""
-    import lance
-
-    found: dict[str, None] = {}
-    longest = max(map(len, values), default=0)
-    for file in _files(folder):
-        with file.open("rb") as stream:
-            tail = b""
-            while piece := stream.read(PIECE):
-                window = tail + piece
-                for value, what in values.items():
-                    if value in window:
-                        found[f"{file.relative_to(folder)}: {what}"] = None
-                tail = window[-longest:] if longest else b""
-    for path in _tables(folder):
-        for batch in lance.dataset(str(path)).to_batches():
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)
-            for name in frame.columns:
-                column = frame[name]
-                whole = decoded(column)
-                for value, what in values.items():
-                    if value in whole:
-                        found[f"{path.relative_to(folder)}: {what} in column {name}"] = None
-    return list(found)
+def _requests(run: Run) -> list[dict[str, Any]]:
+    return [*run.manifest.get("lineage", []), run.manifest["forgot"]]
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.rglob("*") if one.is_file())
-
-
-def decoded(column: pl.Series) -> bytes:
-    """A column's values as bytes one after the other: texts and files as they are, numbers as float64."""
-    if column.dtype in (pl.String, pl.Binary):
-        return b"\0".join(one if isinstance(one, bytes) else one.encode() for one in column.drop_nulls())
-    if isinstance(column.dtype, pl.Array):
-        return np.ascontiguousarray(column.drop_nulls().to_numpy()).tobytes()
-    return column.drop_nulls().cast(pl.Float64).to_numpy().tobytes() if column.dtype.is_float() else b""
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(one.parent for one in folder.rglob("_versions") if one.is_dir())
-
-
-__all__ = ["erase", "needles", "parent_of", "remembered", "traces"]
+__all__ = ["erase", "remembered", "searched"]

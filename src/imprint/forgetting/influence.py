@@ -31,10 +31,11 @@ from imprint.methods import method
 OF = ("all", "retained")
 # Retained examples that the length of a step is judged on, and how often it is halved at most.
 JUDGED, HALVINGS = 2048, 12
+SEARCH = {"price": (0.05, 0.01, 0.2), "damping": (1.0, 0.1, 10.0), "of": OF}
 
 
 @method(
-    "forget", "influence", higher="forgets more", needs=(), exact=False,
+    "forget", "influence", higher="forgets more", needs=(), exact=False, search=SEARCH,
     source="Koh, Liang 2017, arXiv:1703.04730; Warnecke et al. 2021, arXiv:2108.11577; EK-FAC: Grosse et al. 2023, arXiv:2308.03296",
 )  # fmt: skip
 def influence(

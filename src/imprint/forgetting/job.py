@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -100,6 +100,7 @@ class Forgetting:
         corpus: The parent's corpus without the forgotten rows; None where a method is tried on a module outside a run's folder.
         folder: The child's folder, if there is to be one; a method may keep what it needs to go on there.
         progress: Told how far the method is.
+        memory: What a method found of the module as it came, for its next call on the same module with other settings.
     """
 
     run: Run
@@ -114,6 +115,7 @@ class Forgetting:
     corpus: Corpus | None = None
     folder: Path | None = None
     progress: Progress = silent
+    memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def data(self) -> Data:

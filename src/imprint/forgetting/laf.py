@@ -23,6 +23,7 @@ from imprint.fitting import derive
 from imprint.forgetting.descent import NONE
 from imprint.forgetting.job import Forgetting, Forgotten, Part
 from imprint.forgetting.stepping import (
+    Share,
     Steps,
     batch_size,
     blocks,
@@ -44,6 +45,12 @@ PASSES, AUTO_RATE, PRIOR, HIDDEN = 10, 1e-3, 0.025, (128, 32)
 LEAST_STEPS = 100
 # Rate of the first step in units of that of the second.
 EXTRACT = 0.5
+SEARCH = {
+    "learning_rate": (Share(1.0), Share(0.3), Share(0.1)),
+    "epochs": (20, 5),
+    "temperature": (5.0, 20.0),
+    "repair": (0, 1),
+}
 
 
 class Autoencoder(nn.Module):
@@ -75,7 +82,7 @@ class Autoencoder(nn.Module):
 
 
 @method(
-    "forget", "laf", higher="forgets more", needs=(), exact=False,
+    "forget", "laf", higher="forgets more", needs=(), exact=False, search=SEARCH,
     source="Shen et al. 2024, openreview.net/forum?id=SIZWiya7FE, github.com/ShaofeiShen768/LAF",
 )  # fmt: skip
 def laf(

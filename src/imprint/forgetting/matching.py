@@ -27,7 +27,10 @@ from imprint.fitting import generator
 from imprint.fleets.evidence import fleet_of
 from imprint.forgetting.descent import NONE
 from imprint.forgetting.job import Forgetting, Forgotten, Part
+from imprint.forgetting.layout import is_final
 from imprint.forgetting.stepping import (
+    RATE,
+    Share,
     Steps,
     blocks,
     epochs_of,
@@ -47,10 +50,16 @@ from imprint.tasks import Batch, Classification, Multilabel
 # The learning rate is multiplied with it after each epoch, as in the authors' code.
 DECAY = 0.95
 INFLUENCE = "influence-"
+SEARCH = {
+    "learning_rate": (Share(RATE), Share(0.1), Share(1.0)),
+    "multiplier": (1.0, 0.5, 2.0),
+    "epochs": (5, 15),
+    "retain": (3.0, 10.0),
+}
 
 
 @registers(
-    "forget", "datamodel-matching", higher="forgets more", needs=(), exact=False,
+    "forget", "datamodel-matching", higher="forgets more", needs=(), exact=False, search=SEARCH,
     source="Georgiev et al. 2024, arXiv:2410.23232",
 )  # fmt: skip
 def datamodel_matching(
@@ -97,7 +106,13 @@ def datamodel_matching(
             steps.check()
     note = f"Matched to what {one.name} predicts of {len(part):,} examples"
     note += f", from {one.members} trainings." if one.members else "."
-    return Forgotten(job.module, False, NONE, steps.close(), (note,))
+    notes: tuple[str, ...] = (note,)
+    if not reads_subsets(one) and not is_final(job):
+        notes = (
+            note,
+            "The influence was taken at the run's own weights, and not at those of the model that forgets.",
+        )
+    return Forgotten(job.module, False, NONE, steps.close(), notes)
 
 
 def attributing(name: str, members: int | None) -> Method:

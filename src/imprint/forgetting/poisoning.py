@@ -18,7 +18,18 @@ from imprint.errors import MethodError
 from imprint.fitting import generator
 from imprint.forgetting.descent import NONE
 from imprint.forgetting.job import Forgetting, Forgotten, Part
-from imprint.forgetting.stepping import epochs_of, fine_tune, rate_of, some, united, weights, within
+from imprint.forgetting.stepping import (
+    EPOCHS,
+    RATE,
+    Share,
+    epochs_of,
+    fine_tune,
+    rate_of,
+    some,
+    united,
+    weights,
+    within,
+)
 from imprint.methods import method
 from imprint.models import features
 
@@ -29,10 +40,16 @@ SEEN, ROUNDS = 8192, 20
 SAME = 1e-5
 # Ridge penalty of the head on the concepts, in units of their mean square.
 PENALTY = 1e-3
+SEARCH = {
+    "learning_rate": (Share(RATE), Share(0.1), Share(1.0)),
+    "labels": LABELS,
+    "share": (1.0, 0.5),
+    "epochs": (Share(EPOCHS), Share(0.3)),
+}
 
 
 @method(
-    "forget", "concept-poison", higher="forgets more", needs=(), tasks=("classification",), exact=False,
+    "forget", "concept-poison", higher="forgets more", needs=(), tasks=("classification",), exact=False, search=SEARCH,
     source="Chang et al. 2024, arXiv:2405.15662 (concepts found, not given)",
 )  # fmt: skip
 def concept_poison(

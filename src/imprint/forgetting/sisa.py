@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from imprint.errors import MethodError
 from imprint.fitting.build import build
-from imprint.fitting.sharded import train_sharded
+from imprint.fitting.deletable import scheme
+from imprint.fitting.sharded import Sharding, train_sharded
 from imprint.forgetting.controls import ENCODER
 from imprint.forgetting.job import Forgetting, Forgotten
 from imprint.methods import method
@@ -24,9 +25,9 @@ def sisa(job: Forgetting) -> Forgotten:
     Serves runs of a learner with `deletable="sisa(shards=5, slices=4)"`, which keep the weights of each stage (`imprint.fitting.sharded`).
     An example of the last slice costs one stage, one of the first slice a whole shard; the child keeps its stages for the next request.
     """
-    if job.learner.deletable is None:
+    if job.learner.deletable is None or not isinstance(scheme(str(job.learner.deletable)), Sharding):
         raise MethodError(
-            "'sisa' repeats stages of a sharded training, and this run trained one module on everything.",
+            "'sisa' repeats stages of a training in shards and slices, and this run was not trained so.",
             "Fit with Learner(..., deletable='sisa(shards=5, slices=4)'), or choose another method.",
         )
     done = train_sharded(

@@ -13,13 +13,25 @@ from torch import Tensor, nn
 from imprint.errors import MethodError
 from imprint.forgetting.descent import NONE
 from imprint.forgetting.job import Forgetting, Forgotten
-from imprint.forgetting.stepping import epochs_of, fine_tune, rate_of, weights, within
+from imprint.forgetting.stepping import EPOCHS, RATE, Share, epochs_of, fine_tune, rate_of, weights, within
 from imprint.methods import method
 
 SOURCE = "Jia et al. 2023, arXiv:2304.04934, github.com/OPTML-Group/Unlearn-Sparse"
+SEARCH = {
+    "l1-sparse": {
+        "learning_rate": (Share(RATE), Share(0.1), Share(1.0)),
+        "alpha": (1e-4, 1e-5, 1e-3),
+        "epochs": (Share(EPOCHS), Share(0.3)),
+    },
+    "prune-fine-tune": {
+        "sparsity": (0.8, 0.5, 0.95),
+        "learning_rate": (Share(1.0), Share(0.3)),
+        "epochs": (Share(EPOCHS), Share(0.3)),
+    },
+}
 
 
-@method("forget", "l1-sparse", higher="forgets more", needs=(), source=SOURCE, exact=False)
+@method("forget", "l1-sparse", higher="forgets more", needs=(), source=SOURCE, exact=False, search=SEARCH["l1-sparse"])
 def l1_sparse(
     job: Forgetting, *, alpha: float = 1e-4, epochs: int | None = None, learning_rate: float | None = None
 ) -> Forgotten:
@@ -43,7 +55,9 @@ def l1_sparse(
     return Forgotten(job.module, False, NONE, steps)
 
 
-@method("forget", "prune-fine-tune", higher="forgets more", needs=(), source=SOURCE, exact=False)
+@method(
+    "forget", "prune-fine-tune", higher="forgets more", needs=(), source=SOURCE, exact=False, search=SEARCH["prune-fine-tune"],
+)  # fmt: skip
 def prune_fine_tune(
     job: Forgetting, *, sparsity: float = 0.8, epochs: int | None = None, learning_rate: float | None = None
 ) -> Forgotten:

@@ -32,6 +32,24 @@ EPOCHS, RATE, ASCENT = 0.1, 0.3, 0.1
 
 
 @dataclass(frozen=True)
+class Share:
+    """A share of the parent's own setting of the same name: how a grid (`SEARCH`) says learning rates and epochs.
+
+    Attributes:
+        of: One is the parent's own.
+
+    >>> Share(0.3).times(0.01), Share(0.1).times(25), Share(0.1).times(3)
+    (0.003, 2, 1)
+    """
+
+    of: float
+
+    def times(self, own: float) -> float | int:
+        """That share of the parent's; of a whole number a whole number, at least one."""
+        return max(1, round(self.of * own)) if isinstance(own, int) else self.of * own
+
+
+@dataclass(frozen=True)
 class Block:
     """Some examples on their way through a module, on its device.
 

@@ -14,12 +14,15 @@ from torch import Tensor
 from imprint.errors import EvidenceError
 from imprint.gradients.curvature import LayerCurvature, Stream
 from imprint.gradients.layer import LayerGradient
-from imprint.gradients.products import BLOCK_NUMBERS, full, merged
+from imprint.gradients.products import full, merged
 
 # A side with more numbers keeps its own axes as directions: its covariance would take more than 256 MiB, its eigenvectors minutes.
 WIDEST = 8192
 # Up to this size sums and eigenvectors are taken in float64.
 SMALL = 2048
+# Numbers of gradients that are written out at a time to be squared: 4 MiB of float32, which stay in the cache until they are summed.
+# With 64 MiB that takes five times as long.
+BLOCK_NUMBERS = 2**20
 
 
 def eigenvectors(covariance: Float[Tensor, "n n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n n"]]:
@@ -137,20 +140,20 @@ class Squares:
 
     def _factors(self, layer: LayerGradient) -> tuple[Tensor, Tensor, Tensor]:
         inputs, outputs = self.basis.rotated(layer)
-        a, g = inputs.square(), outputs.square()
-        sizes = a.sum((0, 1)), g.sum((0, 1)) / layer.positions
-        if layer.positions == 1:  # the square of a product is the product of squares
-            return a[:, 0].T @ g[:, 0], *sizes
         height, width = layer.shape
-        values = outputs.new_zeros(height, width)
+        if layer.positions == 1:  # the square of a product is the product of squares
+            a, g = inputs[:, 0].square(), outputs[:, 0].square()
+            return a.T @ g, a.sum(0), g.sum(0)
+        values, left, right = outputs.new_zeros(height, width), inputs.new_zeros(height), outputs.new_zeros(width)
         tall = min(height, max(1, BLOCK_NUMBERS // width))
-        step = max(1, BLOCK_NUMBERS // (tall * width))
-        for begin in range(0, height, tall):
-            for start in range(0, len(layer), step):
-                some = slice(start, start + step)
-                gradient = inputs[some, :, begin : begin + tall].mT @ outputs[some]
-                values[begin : begin + tall] += gradient.square_().sum(0)
-        return values, *sizes
+        step = max(1, BLOCK_NUMBERS // max(tall * width, layer.positions * height))
+        for start in range(0, len(layer), step):
+            a, g = inputs[start : start + step], outputs[start : start + step]
+            for begin in range(0, height, tall):
+                values[begin : begin + tall] += (a[:, :, begin : begin + tall].mT @ g).square_().sum(0)
+            left += a.square().sum((0, 1))
+            right += g.square().sum((0, 1))
+        return values, left, right / layer.positions
 
     def _embedding(self, layer: LayerGradient) -> tuple[Tensor, Tensor, Tensor]:
         right = self.basis.right

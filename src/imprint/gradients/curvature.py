@@ -105,12 +105,14 @@ class Curvature:
     Attributes:
         layers: By name, in the order of the gradients.
         examples: How many examples it was fitted to.
+        passes: How often fitting goes over the gradients.
 
     Raises:
         EvidenceError: The gradients of some layer are not finite, or there are none.
     """
 
     kind: ClassVar[str]
+    passes: ClassVar[int] = 1
     layers: dict[str, LayerCurvature]
     examples: int
 

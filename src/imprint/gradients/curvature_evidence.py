@@ -46,7 +46,7 @@ def fitted(kind: str, examples: Examples, fisher: str = "true", seed: int = 0) -
     """
     if kind not in KINDS:
         raise EvidenceError(f"No curvature '{kind}'.", nearest(kind, KINDS))
-    return KINDS[kind].fit(gradients(examples, fisher, seed))
+    return KINDS[kind].fit(gradients(examples, fisher, seed, keep=KINDS[kind].passes > 1))
 
 
 def save(curvature: Curvature, path: Path, **about: str) -> None:

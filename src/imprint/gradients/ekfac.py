@@ -16,6 +16,7 @@ class Ekfac(Curvature):
     """Eigenvectors of the covariances, and mean squared gradients along them; two passes over the gradients."""
 
     kind: ClassVar[str] = "ekfac"
+    passes: ClassVar[int] = 2
 
     @classmethod
     def fit(cls, stream: Stream) -> Self:

@@ -43,6 +43,7 @@ class Examples:
         device: Where.
         weight: What products of these gradients count; TracIn: the learning rate of the checkpoint.
         checkpoint: Its name.
+        block: Bytes of factors in memory at a time; None for the usual ones.
     """
 
     read: Callable[[np.ndarray], tuple[Tensor, Tensor]]
@@ -51,6 +52,7 @@ class Examples:
     device: torch.device
     weight: float = 1.0
     checkpoint: str = "last"
+    block: int | None = None
 
     def __len__(self) -> int:
         return self.total
@@ -77,7 +79,7 @@ class Examples:
     @property
     def size(self) -> int:
         """How many examples are captured at a time."""
-        return int(min(MOST, max(1, BLOCK_BYTES // self.bytes_each)))
+        return int(min(MOST, max(1, (self.block or BLOCK_BYTES) // self.bytes_each)))
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, list[LayerGradient]]]:
         """All examples, some at a time: (which, their gradients)."""

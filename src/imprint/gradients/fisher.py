@@ -87,13 +87,14 @@ def drawn(
     )
 
 
-def gradients(examples: Examples, fisher: str = "true", seed: int = 0) -> Stream:
+def gradients(examples: Examples, fisher: str = "true", seed: int = 0, keep: bool = True) -> Stream:
     """Gradients of examples as curvature is fitted to them; the same in each pass.
 
     Args:
         examples: The examples, with the model.
         fisher: One of `FISHERS`.
         seed: Of the random signs or labels.
+        keep: Whether they stay in memory for the next pass, if they are few; for one pass that only costs memory.
 
     Raises:
         EvidenceError: There is no such Fisher, or the task gives none but the empirical one.
@@ -114,7 +115,7 @@ def gradients(examples: Examples, fisher: str = "true", seed: int = 0) -> Stream
         if kept is not None:
             yield from kept
             return
-        keeping: list[list[LayerGradient]] | None = []
+        keeping: list[list[LayerGradient]] | None = [] if keep else None
         spent = 0
         for inputs, target in blocks(examples, fisher, seed):
             found = capture(inputs, target)

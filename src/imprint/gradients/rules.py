@@ -127,7 +127,8 @@ def _conv(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Pieces:
     flat = inputs.flatten(0, 1)
     # Padding as the layer's own forward does it, "same" and reflection among it.
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    flat = F.pad(flat, module._reversed_padding_repeated_twice, mode=mode)
+    if any(module._reversed_padding_repeated_twice):
+        flat = F.pad(flat, module._reversed_padding_repeated_twice, mode=mode)
     kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
     if isinstance(module, nn.Conv1d):
         flat = flat[:, :, None]

@@ -16,8 +16,15 @@ from imprint.errors import MethodError
 
 
 @torch.no_grad()
-def features(module: nn.Module, inputs: Tensor) -> Float[Tensor, "example feature"]:
+def features(
+    module: nn.Module, inputs: Tensor, call: Callable[[Tensor], object] | None = None
+) -> Float[Tensor, "example feature"]:
     """Features of a batch, in evaluation mode and without gradients.
+
+    Args:
+        module: The module.
+        inputs: What it is called with.
+        call: How it is called, as a task does; None calls it with the inputs and nothing else.
 
     Raises:
         MethodError: The module has neither a method `features` nor an `nn.Linear`.
@@ -29,18 +36,18 @@ def features(module: nn.Module, inputs: Tensor) -> Float[Tensor, "example featur
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        return _features(module, inputs).flatten(1).float()
+        return _features(module, inputs, call or module).flatten(1).float()
     finally:
         for part, training in modes:
             part.training = training
 
 
-def _features(module: nn.Module, inputs: Tensor) -> Tensor:
+def _features(module: nn.Module, inputs: Tensor, call: Callable[[Tensor], object]) -> Tensor:
     own = getattr(module, "features", None)
     # torchvision calls a submodule `features`; its output is not the last layer's input.
     if callable(own) and not isinstance(own, nn.Module):
         return own(inputs)
-    return last_input(module, lambda: module(inputs))
+    return last_input(module, lambda: call(inputs))
 
 
 def last_input(module: nn.Module, call: Callable[[], object]) -> Tensor:

@@ -24,9 +24,9 @@ from imprint.errors import ImprintError, LearnerError, RunError
 from imprint.fitting import Data, Learner, Progress, encode, reporter, train
 from imprint.fitting.build import build, encoder_for, fit_estimator, fit_task
 from imprint.fitting.data import training_rows
+from imprint.fitting.deletable import train_deletable
 from imprint.fitting.heads import solved
 from imprint.fitting.learner import shown
-from imprint.fitting.sharded import train_sharded
 from imprint.models import Estimator, is_estimator, load_encoder, solver_of
 from imprint.recording import tables
 from imprint.recording.checkpoints import KEPT, SECONDS, Checkpoints
@@ -52,6 +52,8 @@ CONTENTS = (
     "scratch",
     "shards",
     "request.json",
+    "deletion.html",
+    "deletion.json",
 )
 # Evidence of the final model: stale once the training goes on, as its fleets are.
 FINAL = ("outputs", "features", "out_of_fold")
@@ -143,7 +145,7 @@ def _fit(learner: Learner, corpus: Corpus, path: Path, progress: Progress, secon
     if is_estimator(learner.model):
         _fit_estimator(learner, task, data, path)
     elif learner.deletable is not None:
-        _train_sharded(learner, encoder, task, data, path, progress)
+        _train_deletable(learner, encoder, task, data, path, progress)
     elif solver_of(learner.model):
         _solve(learner, encoder, task, data, path)
     else:
@@ -200,13 +202,13 @@ def _train(
     )
 
 
-def _train_sharded(
+def _train_deletable(
     learner: Learner, encoder: Any, task: tasks.Task, data: Data, path: Path, progress: Progress
 ) -> None:
     """Modules of shards, whose stages are kept in `shards/`; the whole has no epochs."""
     began = time.perf_counter()
     module = build(learner, encoder, task)
-    done = train_sharded(learner, module, task, data, folder=path / "shards", progress=progress)
+    done = train_deletable(learner, module, task, data, folder=path / "shards", progress=progress)
     seconds = time.perf_counter() - began
     curves = Curves(path / "evidence" / "curves.json", task, data, None, learner.device)
     curves.once(done.module, seconds)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from imprint.answers import Comparison
-from imprint.reporting import words
+from imprint.reporting import svg, words
 from imprint.reporting.comparison import Cell, Measured, Row, Section, laid_out
 from imprint.reporting.report import environment, part
 
@@ -136,11 +136,11 @@ class Drawing:
             )
 
         def y(value: float) -> float:
-            return _scaled(value, low, high, BOTTOM, TOP)
+            return svg.scaled(value, low, high, BOTTOM, TOP)
 
         parts = [self._frame(low, high, y)]
         parts += [
-            _text(
+            svg.text(
                 x(budget),
                 HIGH - 8,
                 self.budget(budget),
@@ -150,7 +150,7 @@ class Drawing:
         ]
         full = section.full.cells[0].metric.value
         if full is not None:
-            parts.append(_line("full", LEFT, RIGHT, y(full), y(full)))
+            parts.append(svg.line("full", LEFT, RIGHT, y(full), y(full)))
         for kind, one in (("random", section.random), ("own", row)):
             known = (
                 [cell for cell in one.cells if cell.metric.value is not None and cell.budget in budgets] if one else []
@@ -161,7 +161,7 @@ class Drawing:
             parts.append(_path(kind, [(x(cell.budget), y(cell.metric.value or 0.0)) for cell in known]))
             parts += [_dot(kind, x(cell.budget), y(cell.metric.value or 0.0)) for cell in known]
         said = ", ".join(f"{self.budget(cell.budget)}: {self.level(cell.metric.value)}" for cell in row.cells)
-        return _svg(f"{row.method} by budget: {said}", parts)
+        return svg.panel(f"{row.method} by budget: {said}", parts, WIDE, HIGH)
 
     def range(self, section: Section) -> tuple[float, float]:
         """Least and largest value of the metric that is drawn in a section."""
@@ -183,7 +183,7 @@ class Drawing:
         if one.value is None or one.low is None or one.high is None:
             return Markup("")
         least, largest = self.scale(section, of)
-        a, b, c = (_scaled(value, least, largest, 2, 98) for value in (one.low, one.value, one.high))
+        a, b, c = (svg.scaled(value, least, largest, 2, 98) for value in (one.low, one.value, one.high))
         kind = {1: "ahead", -1: "behind", 0: ""}[one.clear] if of == "lead" else ""
         if of == "lead":
             mark = 0.0
@@ -195,7 +195,7 @@ class Drawing:
             mark = math.nan if against is None else against
         tick = Markup("")
         if not math.isnan(mark):
-            place = _scaled(mark, least, largest, 2, 98)
+            place = svg.scaled(mark, least, largest, 2, 98)
             tick = Markup('<line class="zero" x1="{:.2f}%" x2="{:.2f}%" y1="0" y2="18"/>').format(place, place)
         return Markup(
             '<svg class="extent {}" aria-hidden="true">{}<line x1="{:.2f}%" x2="{:.2f}%" y1="9" y2="9"/>'
@@ -227,13 +227,13 @@ class Drawing:
         longest = max(min(max(drawn, default=1.0), LONGEST * max(full, default=1.0)), 1e-9)
 
         def x(seconds: float) -> float:
-            return _scaled(seconds, 0.0, longest, LEFT, RIGHT)
+            return svg.scaled(seconds, 0.0, longest, LEFT, RIGHT)
 
         def y(value: float) -> float:
-            return _scaled(value, low, high, BOTTOM, TOP)
+            return svg.scaled(value, low, high, BOTTOM, TOP)
 
-        parts = [self._frame(low, high, y), _text(LEFT, HIGH - 8, "0 s", "start")]
-        parts.append(_text(RIGHT, HIGH - 8, words.duration(longest), "end"))
+        parts = [self._frame(low, high, y), svg.text(LEFT, HIGH - 8, "0 s", "start")]
+        parts.append(svg.text(RIGHT, HIGH - 8, words.duration(longest), "end"))
         for kind, one in (("full", section.full), ("random", section.random), ("own", row)):
             lines = one.lines if one else ()
             for number, line in enumerate(lines):
@@ -246,16 +246,19 @@ class Drawing:
         late = [one for one in row.lines if not one.seconds or one.seconds[0] > longest]
         if late or not row.lines:
             parts.append(
-                _text((LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2, "not within this time" if late else "no model", "middle")
+                svg.text(
+                    (LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2, "not within this time" if late else "no model", "middle"
+                )
             )
-        return _svg(f"{row.method} by seconds", parts)
+        return svg.panel(f"{row.method} by seconds", parts, WIDE, HIGH)
 
     def _frame(self, low: float, high: float, y: object) -> Markup:
         """Lines of the grid with their values."""
         assert callable(y)
         return Markup("").join(
-            _line("grid", LEFT, RIGHT, y(value), y(value)) + _text(LEFT - 6, y(value) + 4, self.level(value), "end")
-            for value in ticks(low, high)
+            svg.line("grid", LEFT, RIGHT, y(value), y(value))
+            + svg.text(LEFT - 6, y(value) + 4, self.level(value), "end")
+            for value in svg.ticks(low, high)
         )
 
 
@@ -263,41 +266,6 @@ def _middle(values: Sequence[float | None]) -> float:
     """The median of those that are known."""
     known = sorted(value for value in values if value is not None)
     return known[len(known) // 2]
-
-
-def ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Round numbers between two ends.
-
-    >>> ticks(0.62, 0.91)
-    [0.7, 0.8, 0.9]
-    >>> ticks(0.9, 0.93)
-    [0.9, 0.91, 0.92, 0.93]
-    """
-    width = high - low
-    step = 10.0 ** math.floor(math.log10(width)) if width > 0 else 1.0
-    step = next((step * factor for factor in (0.1, 0.2, 0.5, 1, 2, 5) if width / (step * factor) <= most), step)
-    first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _scaled(value: float, low: float, high: float, start: float, end: float) -> float:
-    """A value on an axis, at its end where it lies beyond."""
-    share = (value - low) / ((high - low) or 1.0)
-    return start + (end - start) * min(1.0, max(0.0, share))
-
-
-def _svg(label: str, parts: Iterable[Markup]) -> Markup:
-    return Markup('<svg class="panel" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDE, HIGH, label, Markup("").join(parts)
-    )
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
-
-
-def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(kind, x1, x2, y1, y2)
 
 
 def _dot(kind: str, x: float, y: float) -> Markup:
@@ -318,6 +286,6 @@ def _band(kind: str, ends: Sequence[tuple[float, float, float]]) -> Markup:
         return Markup("")
     if len(ends) == 1:
         x, low, high = ends[0]
-        return _line(kind, x, x, low, high)
+        return svg.line(kind, x, x, low, high)
     there = [f"{x:.1f},{low:.1f}" for x, low, _ in ends] + [f"{x:.1f},{high:.1f}" for x, _, high in reversed(ends)]
     return Markup('<polygon class="{}" points="{}"/>').format(kind, " ".join(there))

@@ -32,10 +32,11 @@ from imprint.recording.needs import Features
 from imprint.selecting.evidence import Budget
 from imprint.selecting.picks import Picks, spaced
 
-# Pairs that are listed: 256 MiB.
-PAIRS = 2**25
-# Picks before pairs are listed: with fewer, going through lists takes longer than a product of two matrices.
-PICKS = 16
+# Pairs that are listed: 128 MiB.
+PAIRS = 2**24
+# Picks before pairs are listed: before that so many pairs still count that listing them and going through their lists takes longer than
+# the products of matrices that it saves.
+PICKS = 32
 # Rows and columns of similarities in memory at a time: a tile stays in a processor's cache.
 TILE = (1024, 512)
 # Examples by which the number of pairs is estimated.
@@ -87,11 +88,14 @@ def _between(
     found = torch.zeros(len(candidates), dtype=torch.float64)
     height, width = TILE
     ones = torch.ones(height)  # a product with them is a faster sum
+    memory = torch.empty(height * width)
     for row in range(0, len(rows), height):
         some = slice(row, row + height)
         floor, room = -low[some, None], (high - low)[some, None]
         for column in range(0, len(candidates), width):
-            tile = torch.addmm(floor, rows[some], candidates[column : column + width].T)
+            columns = candidates[column : column + width].T
+            tile = memory[: len(floor) * columns.shape[1]].view(len(floor), -1)
+            torch.addmm(floor, rows[some], columns, out=tile)
             found[column : column + width] += ones[: len(tile)] @ torch.minimum(tile, room, out=tile).clamp_(min=0)
     return found
 
@@ -113,23 +117,35 @@ def _counting(
 def _listed(x: Float[Tensor, "example feature"], best: Float[Tensor, " example"]) -> csr_array:
     """Similarities of the pairs that are more similar than one of the two is to the chosen; each pair both ways.
 
-    A similarity is computed once for both ways: in tiles on and above the diagonal.
+    A similarity is computed once for both ways: in tiles on and above the diagonal. With the examples in the order of `best` the first of
+    the two is the one that is less similar to the chosen, and there is one comparison to make.
     """
-    found = []
+    order = best.argsort(stable=True)
+    x, best, name = x[order], best[order, None], order.numpy().astype(np.int32)
+    ways = []
     height, width = TILE
+    tiles, above = torch.empty(height * width), torch.empty(height * width, dtype=torch.bool)
     for row in range(0, len(x), height):
+        some = x[row : row + height]
         for column in range(row, len(x), width):
-            tile = x[row : row + height] @ x[column : column + width].T
-            still = tile.gt(best[row : row + height, None]).logical_or_(tile > best[column : column + width])
-            if column < row + height:
+            others = x[column : column + width]
+            shape, size = (len(some), len(others)), len(some) * len(others)
+            tile = torch.mm(some, others.T, out=tiles[:size].view(shape))
+            still = torch.gt(tile, best[row : row + height], out=above[:size].view(shape))
+            on_diagonal = column < row + height
+            if on_diagonal:
                 still.triu_(row - column)
             place = np.flatnonzero(still.numpy())
-            one, other = np.divmod(place.astype(np.int32), np.int32(tile.shape[1]))
-            found.append((one + np.int32(row), other + np.int32(column), tile.numpy().ravel()[place]))
-    one, other, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    apart = one != other
-    both = np.concatenate([one, other[apart]]), np.concatenate([other, one[apart]])
-    pairs = coo_array((np.concatenate([similarity, similarity[apart]]), both), shape=(len(x), len(x)))
+            first = place // len(others)
+            one, other = name[first + row], name[place - first * len(others) + column]
+            similarity = tile.numpy().ravel()[place]
+            ways.append((one, other, similarity))
+            if on_diagonal:
+                apart = one != other
+                one, other, similarity = one[apart], other[apart], similarity[apart]
+            ways.append((other, one, similarity))
+    one, other, similarity = (np.concatenate(parts) for parts in zip(*ways, strict=True))
+    pairs = coo_array((similarity, (one, other)), shape=(len(x), len(x)))
     pairs.has_canonical_format = True  # no pair is there twice; to look for them would take longer than all else here
     return pairs.tocsr()
 

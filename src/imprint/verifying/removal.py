@@ -240,7 +240,7 @@ def detection(
     >>> means["a"][0], means["b"][0], leads["b"][0]
     (1.0, 0.5, 0.5)
     """
-    parts = {name: _shares(one.double(), known) for name, one in suspicion.items()}
+    parts = {name: shares(one.double(), known) for name, one in suspicion.items()}
     reach = float(stats.norm.ppf(0.5 + level / 2))
 
     def measured(wrong: Tensor, fine: Tensor) -> Measured:
@@ -263,7 +263,7 @@ def detection(
     return means, leads
 
 
-def _shares(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def shares(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """For each known example the share of the others below it, for each other the share of the known above it; a tie is a half."""
     wrong, fine = values[known], values[~known]
 
