@@ -46,7 +46,7 @@ def test_the_best_of_what_was_tried_is_used(mine: Run, tmp_path: Path) -> None:
     trials = done["search"]["trials"]
     assert [one["settings"] for one in trials][:2] == [
         {"alpha": 10.0, "dampening": 1.0},
-        {"alpha": 30.0, "dampening": 1.0},
+        {"alpha": 3.0, "dampening": 1.0},
     ]
     assert len(trials) == 4
     good = [one for one in trials if one["lost"] - max(0.0, one["expected"]) <= module.LOST]
