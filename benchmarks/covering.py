@@ -155,6 +155,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--matrix", type=int, default=10_000, help="most examples of those that hold a matrix")
     parser.add_argument("--cube", type=int, default=3_000, help="most examples of plain PyTorch's facility location")
+    parser.add_argument(
+        "--lazy", type=int, default=20_000, help="most examples of lazy PyTorch's, which takes minutes above"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
@@ -167,12 +170,16 @@ def main() -> None:
     center = measure(
         {"imprint": farthest_first, "plain PyTorch": plain_center}, x, budget, options.rounds, covering_radius
     )
-    choosers: dict[str, Chooser] = {"imprint": greedy, "lazy PyTorch": lazy_facility}
+    choosers: dict[str, Chooser] = {"imprint": greedy}
     left_out = []
-    if options.examples <= options.cube:
-        choosers["plain PyTorch"] = plain_facility
-    else:
-        left_out.append(f"plain PyTorch (more than {options.cube:,} examples)")
+    for name, choose, most in (
+        ("lazy PyTorch", lazy_facility, options.lazy),
+        ("plain PyTorch", plain_facility, options.cube),
+    ):
+        if options.examples <= most:
+            choosers[name] = choose
+        else:
+            left_out.append(f"{name} (more than {most:,} examples)")
     for package, peers in {
         "apricot": {"apricot, matrix": apricot_matrix, f"apricot, {NEIGHBOURS} neighbours": apricot_neighbours},
         "submodlib": {"submodlib, matrix": submodlib_matrix},
