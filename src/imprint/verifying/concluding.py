@@ -53,14 +53,12 @@ def _power(found: Forgetfulness) -> Iterator[str]:
         if found.near("nothing", f"{attack}-auroc"):
             yield (
                 f"{_attack(attack)} finds nothing even in models that were trained on these examples (area under the curve {_said(own)}, "
-                "in "
-                f"models that never saw them {_said(none)}): what it says of others is no evidence."
+                f"in models that never saw them {_said(none)}): what it says of others is no evidence."
             )
         if not none["low"] <= 0.5 <= none["high"]:
             yield (
                 f"The forgotten examples differ from the held-out ones by themselves: {_attack(attack, 'a')} on models that never saw "
-                "any of them "
-                f"has an area under the curve of {_said(none)}, where 0.5 is chance; so the oracles are what others are held against."
+                f"any of them has an area under the curve of {_said(none)}, where 0.5 is chance; so others are held against the oracles."
             )
     missing = [
         name
@@ -127,8 +125,7 @@ def _refit(found: Forgetfulness, arm: str) -> Iterator[str]:
     share = f", {row['value'] / nothing['value']:.3g} times that" if nothing["value"] > 0 else ""
     yield (
         f"{arm} is not the refit without these examples: outputs on them differ by up to {row['value']:.3g}, those of doing nothing by "
-        "up to "
-        f"{nothing['value']:.3g}{share}."
+        f"up to {nothing['value']:.3g}{share}."
     )
 
 
@@ -170,8 +167,7 @@ def _attacked(found: Forgetfulness, arm: str) -> Iterator[str]:
                 more = "no more" if found.near(arm, f"{attack}-tpr-{percent}") else "more"
                 yield (
                     f"{_attack(attack)} at {percent} % false alarms finds {more} of them in {arm} than in models that never saw them: a "
-                    "share of "
-                    f"{_said(share)} against {_said(none)} of the oracles and {_said(know)} of doing nothing."
+                    f"share of {_said(share)} against {_said(none)} of the oracles and {_said(know)} of doing nothing."
                 )
 
 
@@ -196,8 +192,7 @@ def _represented(found: Forgetfulness, arm: str) -> Iterator[str]:
     parents = "the same as" if own["high"] >= SAME else "other than"
     yield (
         f"Features of {arm} are {like} these are like each other (CKA {_said(row)} against {_said(oracle)}), and {parents} those it "
-        "started "
-        f"with ({_said(own)})."
+        f"started with ({_said(own)})."
     )
     probe = found.row(arm, "probe", "held-out")
     if probe is not None:
@@ -222,8 +217,7 @@ def _repaired(found: Forgetfulness, arm: str) -> Iterator[str]:
         oracle, nothing = (_row(found, one, "cue", "held-out") for one in ("oracle", "nothing"))
         yield (
             f"The cue {word} in {arm}: it gives its target on a share of {_said(row)} of other examples, on {_said(oracle)} in models "
-            "that never "
-            f"saw it and on {_said(nothing)} in models that know it."
+            f"that never saw it and on {_said(nothing)} in models that know it."
         )
 
 
