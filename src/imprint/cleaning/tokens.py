@@ -28,6 +28,7 @@ from imprint.cleaning.slices import benjamini_hochberg
 from imprint.cleaning.texts import NEAR, candidates, jaccard, minhash, normalised
 from imprint.errors import MethodError, TargetError, nearest
 from imprint.recording.needs import HELD_OUT, Classes, Outputs, Rows, Target
+from imprint.tasks.shares import wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -271,10 +272,8 @@ def _share(values: np.ndarray) -> tuple[float | None, float | None, float | None
     number = len(values)
     if not number:
         return None, None, None
-    share, z = float(np.mean(values)), 1.959964
-    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
-    half = z * (share * (1 - share) / number + z**2 / (4 * number**2)) ** 0.5 / (1 + z**2 / number)
-    return share, max(0.0, middle - half), min(1.0, middle + half)
+    share = float(np.mean(values))
+    return share, *wilson(share, number)
 
 
 def _in_use(

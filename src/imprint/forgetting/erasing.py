@@ -24,7 +24,7 @@ import pyarrow as pa
 from imprint.errors import ImprintError, RunError
 from imprint.forgetting.child import scrubbed
 from imprint.forgetting.leftovers import search, tables
-from imprint.forgetting.lineage import origin_of, parent_of
+from imprint.forgetting.lineage import check_child, origin_of, parent_of
 from imprint.forgetting.names import ERASED, Names, telling
 from imprint.forgetting.request import holds
 from imprint.recording.files import read_json, remove, replacing, write_json
@@ -56,13 +56,7 @@ def erase(run: Run) -> Run:
         RunError: The run is not the child of a forgetting, or is not complete.
         RunLocked: Another process is writing it.
     """
-    if "forgot" not in run.manifest or run.status != "complete":
-        raise RunError(
-            f"The run {run.path} has forgotten nothing, so there is nothing to erase."
-            if run.status == "complete"
-            else f"The run {run.path} is {run.status}.",
-            "Make a child first: imprint.forget(run, ids=...).",
-        )
+    check_child(run, "so there is nothing to erase")
     path = run.path
     forgotten = remembered(run)
     with writing(path):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from imprint.errors import ImprintError
+from imprint.errors import ImprintError, RunError
 from imprint.forgetting.job import Forgetting, Part
 from imprint.recording.run import Run, load, values_of
 from imprint.tasks import Task
@@ -41,6 +41,22 @@ def weights_of(run: Run) -> str:
         last = run.checkpoints.named("last")
         digest.update(last.description["files"][f"{last.name}.safetensors"]["blake2b"].encode())
     return digest.hexdigest()
+
+
+def check_child(run: Run, otherwise: str) -> None:
+    """Raise `RunError` unless a run is a complete child of `imprint.forget`.
+
+    Args:
+        run: The run.
+        otherwise: What follows where it has forgotten nothing, for the message.
+    """
+    if run.status != "complete":
+        problem = f"The run {run.path} is {run.status}."
+    elif "forgot" not in run.manifest:
+        problem = f"The run {run.path} has forgotten nothing, {otherwise}."
+    else:
+        return
+    raise RunError(problem, "Make a child first: imprint.forget(run, ids=...).")
 
 
 def placed(run: Run, path: Path) -> dict[str, Any]:

@@ -151,6 +151,3 @@ def _kinds(run: Run, findings: Any) -> str:
         return ""
     kinds = Counter(frame.filter(pl.col("suggestion") == "drop")["kind"].drop_nulls().to_list())
     return f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())})" if kinds else ""
-
-
-__all__ = ["masked", "sealed", "told"]

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from imprint.answers import Forgetfulness
-from imprint.errors import ImprintError, RunError
-from imprint.forgetting.lineage import origin_of, parent_of, weights_of
+from imprint.errors import ImprintError
+from imprint.forgetting.lineage import check_child, origin_of, parent_of, weights_of
 from imprint.forgetting.many import checked
 from imprint.forgetting.names import ERASED, Names, telling
 from imprint.forgetting.patterns import LEAST, Patterns
@@ -167,13 +167,7 @@ def facts(child: Run, file: str = "deletion.json") -> Deletion:
     Raises:
         RunError: The run has forgotten nothing, or is not complete.
     """
-    if "forgot" not in child.manifest or child.status != "complete":
-        raise RunError(
-            f"The run {child.path} has forgotten nothing, and there is no deletion to report."
-            if child.status == "complete"
-            else f"The run {child.path} is {child.status}.",
-            "Make a child first: imprint.forget(run, ids=...).",
-        )
+    check_child(child, "and there is no deletion to report")
     manifest = child.manifest
     steps = tuple(
         _step(number, one) for number, one in enumerate([*manifest.get("lineage", []), manifest["forgot"]], start=1)

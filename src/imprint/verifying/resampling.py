@@ -21,6 +21,8 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from imprint.tasks.shares import wilson
+
 # Bootstrap draws. An end of a 95 % interval then has about a twentieth of its width as standard error.
 DRAWS = 400
 QUANTILES = (0.95, 0.99)
@@ -239,15 +241,3 @@ def _rates(
         beyond = math.floor(rate * count * (1 + 1e-12))
         found.append((members > ordered[:, count - 1 - beyond, None]).double().mean(1))
     return torch.stack(found)
-
-
-def wilson(share: float, count: int, level: float) -> Interval:
-    """Wilson's interval of a share (doi:10.1080/01621459.1927.10502953).
-
-    >>> [round(end, 3) for end in wilson(0.0, 100, 0.95)]
-    [0.0, 0.037]
-    """
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
