@@ -23,10 +23,10 @@ from imprint.corpus import Corpus
 from imprint.errors import IdError, MethodError, RunError
 from imprint.recording import Run
 from imprint.verifying import Cue, judge
-from imprint.verifying.arms import matched
+from imprint.verifying.arms import Arm, Rows, matched
 from imprint.verifying.concluding import concluded
 from imprint.verifying.forgetting import named
-from imprint.verifying.forgetting_table import SCHEMA, consensus
+from imprint.verifying.forgetting_table import SCHEMA, Answers, Shadows, consensus
 from imprint.verifying.membership import auroc, tpr_at
 from imprint.verifying.resampling import around, attack_rates, distance, without_each
 
@@ -333,6 +333,32 @@ def test_judges_agree_by_their_mean() -> None:
     assert consensus(Classification((0, 1)), logits).tolist() == [0]  # two of three say 1, the one is surer
     assert consensus(Multilabel(("a", "b")), logits).tolist() == [[1.0, 1.0]]  # 0.66 and 0.65 on average
     assert consensus(Regression(0.0, 1.0), logits[..., :1]).tolist() == pytest.approx([5 / 3])
+
+
+def test_attacks_find_who_was_known_by_heart_whatever_the_unit_of_a_value() -> None:
+    """Errors of a tenth of a standard deviation where a value was seen, and of two tenths where not: no ratio of densities is near 2."""
+    from imprint.tasks import Regression
+
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randn(120, generator=random)  # 40 forgotten, 40 held-out candidates, 40 of a population
+    rows = Rows(
+        {"forget": torch.arange(40), "held-out": torch.arange(40, 120)}, torch.arange(80), torch.arange(80, 120)
+    )
+
+    def said(models: int, seen: torch.Tensor) -> torch.Tensor:
+        error = torch.randn(models, 120, generator=random) * torch.where(seen, 0.02, 0.2)
+        return (truth + error)[..., None]
+
+    inside = torch.rand(32, 80, generator=random) < 0.5
+    shadow = said(32, torch.cat([inside, torch.zeros(32, 40, dtype=torch.bool)], 1))
+    nobody, known = torch.zeros(120, dtype=torch.bool), torch.arange(120) < 40
+    arms = {name: Arm(said(3, seen), {}, torch.zeros(3)) for name, seen in {"nothing": known, "oracle": nobody}.items()}
+    shadows = Shadows(shadow[:, :80], inside, shadow[:, 80:])
+    table = Answers(Regression(0.0, 1.0), truth, rows, arms, said(3, nobody), shadows).table()
+    for attack in ("lira", "rmia"):
+        one = table.filter(pl.col("measure") == f"{attack}-auroc").rows_by_key("arm", named=True, unique=True)
+        assert one["nothing"]["value"] > 0.7, attack
+        assert one["oracle"]["low"] <= 0.5 <= one["oracle"]["high"], attack
 
 
 # ----------------------------------------------------------------------------------------------------------- tables by hand

@@ -39,6 +39,9 @@ from imprint.verifying.resampling import Mean, Measured, Rate, Spread, attack_ra
 
 # Rates of false alarms, in percent, and with how many held-out examples each can be seen at all.
 FALSE_ALARMS = {"1": 0.01, "0.1": 0.001}
+# How much more likely a member has to be for RMIA, online as the authors have it. Values have no probability but that of an assumed noise,
+# whose scale the ratio depends on: with a unit variance hardly any ratio reaches 2, all scores tie, and the attack would find nobody.
+GAMMA = 2.0
 STATISTICS = ("klom", "klom-95", "klom-99")
 # What is better, by measure; of forgotten examples the oracles say how good a model should be.
 BETTER = {
@@ -186,6 +189,7 @@ class Answers:
         return rmia(
             self._logp(shadows.outputs, target), shadows.inside, self._logp(observed, target),
             self._logp(shadows.population, self.target[others]), self._logp(arm.outputs[:, others], self.target[others]),
+            gamma=1.0 if self.task.name == "regression" else GAMMA,
         )  # fmt: skip
 
     def _logp(self, outputs: Float[Tensor, "model row ..."], target: Tensor) -> Float[Tensor, "model row"]:
