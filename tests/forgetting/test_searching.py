@@ -249,3 +249,37 @@ def test_a_walk_stays_within_its_budget_and_ends_at_its_best(sizes: list[int], b
     assert seen[tuple(best.values())] == min(seen.values())
     if budget >= np.prod(sizes) and len(sizes) == 1:
         assert len(seen) == sizes[0]
+
+
+def test_a_search_that_was_killed_goes_on_with_the_other_settings(
+    mine: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, path = list(mine.ids.gather(ASKED)), tmp_path / "child"
+    whole = forget(mine, ids, method="ssd", search=3, path=tmp_path / "whole", progress=False)
+    assert not (tmp_path / "whole" / "trials.jsonl").exists()
+
+    applied: list[dict[str, Any]] = []
+    apply = module.apply
+
+    def counted(*words: Any, **more: Any) -> Any:
+        applied.append(words[3])
+        if len(applied) == 3:
+            raise KeyboardInterrupt
+        return apply(*words, **more)
+
+    monkeypatch.setattr(module, "apply", counted)
+    with pytest.raises(KeyboardInterrupt):
+        forget(mine, ids, method="ssd", search=3, path=path, progress=False)
+    noted = (path / "trials.jsonl").read_text()
+    assert noted.count("\n") == 2
+    assert not any(one in noted for one in ids)
+    with (path / "trials.jsonl").open("a") as file:
+        file.write('{"settings": {"al')  # a line that was cut short
+    child = forget(mine, ids, method="ssd", search=3, path=path, progress=False)
+    assert len(applied) == 4  # the one that was killed, and nothing else, once more
+    assert not (path / "trials.jsonl").exists()
+
+    def trials(run: Run) -> list[dict[str, Any]]:
+        return [{**one, "seconds": 0} for one in run.manifest["forgot"]["search"]["trials"]]
+
+    assert trials(child) == trials(whole)

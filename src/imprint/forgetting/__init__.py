@@ -143,7 +143,7 @@ def forget(
             if search:
                 searched = search_settings(
                     run, places, one, settings, search, ids=search_ids, seed=seed, corrective=bool(known), data=job.data,
-                    progress=report,
+                    kept=path / child.TRIALS, progress=report,
                 )  # fmt: skip
                 settings |= searched.chosen
                 used = {name: _plain(value) for name, value in checked(one, settings).items()}

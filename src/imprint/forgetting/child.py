@@ -2,6 +2,7 @@
 
     manifest.json      as of any run, and `parent` {path, weights}, `origin` (the first ancestor), `forgot` {count, ...}, `lineage`
     request.json       what was asked, written first: a call with the same request goes on, one with another is refused
+    trials.jsonl       only while settings are searched for: each that was tried; a search that was killed goes on with the others
     examples.lance     the parent's examples less the forgotten rows
     encoder/           the parent's, where the method keeps it
     checkpoints/       "last": the child's weights; "first": the parent's, for methods that only change them
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from imprint.corpus import Corpus
 
 REQUEST = "request.json"
+# Settings that were tried before the method, a line each, until the child is complete and its manifest has them.
+TRIALS = "trials.jsonl"
 # Entries of the parent's manifest that are true of the child as well.
 INHERITED = ("module", "solved", "estimator", "order", "watched", "deletable")
 
@@ -68,7 +71,7 @@ def begin(
         RunError: The folder holds another run, or the child of another request.
     """
     if not resume:
-        for name in (*CONTENTS, *(["corpus"] if (path / REQUEST).exists() else [])):
+        for name in (*CONTENTS, TRIALS, *(["corpus"] if (path / REQUEST).exists() else [])):
             remove(path / name)
     remove(path / "scratch")
     if not (path / REQUEST).exists():
@@ -107,7 +110,7 @@ def abandon(path: Path) -> None:
     """Leave a folder as it was before a request that cannot be served; of one that was begun, nothing is taken."""
     if (path / "manifest.json").exists() or held(path):
         return
-    for name in (REQUEST, "scratch"):
+    for name in (REQUEST, TRIALS, "scratch"):
         remove(path / name)
     if not any(one.name != "lock" for one in path.iterdir()):
         shutil.rmtree(path)
@@ -170,6 +173,7 @@ def write(job: Forgetting, done: Forgotten, asked: dict[str, Any], seconds: floa
     )
     finish(path)
     remove(path / "scratch")
+    remove(path / TRIALS)
     data = None if done.recorded else _less(job.data, kept)
     return Run(path, corpus, parent.learner, data)
 

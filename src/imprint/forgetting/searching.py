@@ -13,11 +13,14 @@ The grid is walked along one setting after the other, each from the best that wa
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +80,10 @@ class Trial:
         """Whether it loses much more on the request than where it was tried."""
         return (self.lost or 0.0) - max(0.0, self.expected or 0.0) > LOST
 
+    def spec(self) -> dict[str, Any]:
+        """As JSON."""
+        return {name: value for name, value in vars(self).items() if not (name == "failed" and value is None)}
+
 
 @dataclass(frozen=True)
 class Searched:
@@ -110,10 +117,6 @@ class Searched:
 
     def spec(self) -> dict[str, Any]:
         """As JSON, for the manifest; it names no example."""
-        trials = [
-            {name: value for name, value in vars(one).items() if not (name == "failed" and value is None)}
-            for one in self.trials
-        ]
         about = {"models": MODELS, "oracles": ORACLES, "bins": BINS}
         return {
             "on": self.how,
@@ -121,7 +124,7 @@ class Searched:
             "seconds": round(self.seconds, 3),
             **about,
             "chosen": self.chosen,
-            "trials": trials,
+            "trials": [one.spec() for one in self.trials],
         }
 
 
@@ -136,6 +139,7 @@ def search_settings(
     seed: int = 0,
     corrective: bool = False,
     data: Data | None = None,
+    kept: Path | None = None,
     progress: Progress = silent,
 ) -> Searched:
     """Try settings of a method on other examples, and say which is the best.
@@ -150,6 +154,8 @@ def search_settings(
         seed: Of the method, and of the choice of examples.
         corrective: Whether the request is only the known part of the bad data.
         data: The corpus encoded by the run's encoder, if at hand.
+        kept: File to note each trial in as it ends, a line of JSON each; what an earlier call of the same request noted there is not
+            tried again. It names no example. None to keep nothing.
         progress: Told the settings tried.
 
     Raises:
@@ -177,8 +183,19 @@ def search_settings(
     retained = some(own.retain, ROWS, generator(seed, "forget", "retained"))
     before = headline(own, own.module, retained)
     memories: list[dict[Any, Any]] = [{} for _ in range(len(models))]
+    before_a_kill = noted(kept)
+
+    def worth(trial: Trial) -> float:
+        trials.append(trial)
+        if trial.value is None:
+            return math.inf
+        # No KLoM is as large: what breaks the model comes after all that does not, the less broken first.
+        return 1e6 + (trial.lost or 0.0) if trial.breaks else trial.value
 
     def tried(settings: dict[str, Any]) -> float:
+        if (known := next((one for one in before_a_kill if one.settings == settings), None)) is not None:
+            progress("search", len(trials) + 1, budget)
+            return worth(known)
         start = time.perf_counter()
         every = {**given, **settings}
         try:
@@ -189,20 +206,30 @@ def search_settings(
             here = performed(one, replace(own, module=copy.deepcopy(own.module)), every)
         except (MethodError, LearnerError, EvidenceError) as error:
             errors.append(error)
-            trials.append(Trial(settings, None, {}, None, None, round(time.perf_counter() - start, 3), error.problem))
-            return math.inf
+            return worth(Trial(settings, None, {}, None, None, round(time.perf_counter() - start, 3), error.problem))
         finally:
             progress("search", len(trials) + 1, budget)
         sets, lost = held.against(done), before - headline(own, here.module, retained)
         value, expected = sum(sets.values()) / len(sets), held.retained - held.known(done.outputs)
-        trials.append(Trial(settings, value, sets, lost, expected, round(sum(done.seconds), 3)))
-        # No KLoM is as large: what breaks the model comes after all that does not, the less broken first.
-        return 1e6 + lost if trials[-1].breaks else value
+        trial = Trial(settings, value, sets, lost, expected, round(sum(done.seconds), 3))
+        if kept is not None:
+            with kept.open("a") as file:
+                file.write(json.dumps(trial.spec()) + "\n")
+        return worth(trial)
 
     best = walked(grid, budget, tried)
     if len(errors) == len(trials):
         raise errors[0]
     return Searched(tuple(trials), best, len(other), how, time.perf_counter() - began)
+
+
+def noted(kept: Path | None) -> list[Trial]:
+    """The trials that a file has noted; a line that was cut short by a kill is none."""
+    found = []
+    for line in kept.read_text().splitlines() if kept is not None and kept.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(Trial(**json.loads(line)))
+    return found
 
 
 def headline(job: Forgetting, module: nn.Module, part: Part) -> float:
