@@ -10,6 +10,9 @@ A part of the bad examples is known (10 to 100 %, the smaller inside the larger)
 forget these, in corrective mode, from the same trained model. `nothing` is the planted model, and `retrain` at 100 % one that never saw bad
 data. Beside the harm stands the accuracy on clean test images (for swaps: of the other classes), which a method must not pay with.
 
+`alike, retrain` is no method of its own: `imprint.cleaning.alike` looks for the other bad examples by those that are known, and the model
+is retrained without both. Beneath the tables it is said how many were found, and how many of these are bad.
+
 Intervals are those of `imprint.verifying.interval`, for new seeds and new test images (with one seed: for new test images only). A method
 serves from the share on at which it takes away half of the harm that retraining without any bad data takes away, and at most 5 points
 of the accuracy. Below the tables it is said whether the paper's finding holds here: that most methods, retraining among them, need most
@@ -47,6 +50,7 @@ from memorisation import sprite
 from torch import Tensor
 
 import imprint
+from imprint.cleaning import alike
 from imprint.errors import EvidenceError, LearnerError, MethodError
 from imprint.fitting import Data, predict
 from imprint.forgetting import Forgetting, prepare
@@ -58,6 +62,8 @@ from imprint.recording import Run
 from imprint.verifying import crossed_interval
 
 KNOWN = (10, 25, 50, 75, 100)
+# The arm that looks for the rest of the bad examples first, and then retrains.
+ALIKE = "alike, retrain"
 VALIDATION = 500
 PATCH = 3
 # The class that the backdoor stands for; the two classes that are interchanged (pullover and coat, cat and dog).
@@ -196,14 +202,32 @@ def chosen(one: Method, planted: Planted, known: np.ndarray, search: int) -> dic
     return settings | walked(grid, search, lambda at: seen(one, planted, known, {**settings, **at}))
 
 
-def measure(one: Method, planted: Planted, share: int, search: int, path: Path) -> None:
+def with_alike(planted: Planted, known: np.ndarray) -> np.ndarray:
+    """The known bad examples and those that are like them."""
+    run = planted.run
+    place = {one: number for number, one in enumerate(run.ids)}
+    return np.sort([place[one] for one in alike(run, run.ids.gather(known)).table["id"]])
+
+
+def measure(name: str, planted: Planted, share: int, search: int, path: Path) -> None:
     """Let a method forget the known part, and keep where the harm shows and where the model is right."""
     if path.exists():
         return
     known = planted.bad[: max(1, round(len(planted.bad) * share / 100))]
-    settings = chosen(one, planted, known, search)
+    one = lookup("forget", "retrain" if name == ALIKE else name)
+    said: dict[str, Any] = {"known": len(known), "failed": None, "seconds": None}
+    if name == ALIKE:
+        began = time.perf_counter()
+        named, known = known, with_alike(planted, known)
+        more = np.setdiff1d(known, named)
+        said |= {
+            "found": len(more),
+            "bad": int(np.isin(more, planted.bad).sum()),
+            "left": len(planted.bad) - len(named),
+        }
+        said["looking"] = time.perf_counter() - began
+    said["settings"] = settings = chosen(one, planted, known, search)
     path.parent.mkdir(parents=True, exist_ok=True)
-    said = {"settings": settings, "known": len(known), "failed": None, "seconds": None}
     found: dict[str, np.ndarray] = {}
     try:
         job, module, said["seconds"] = tried(one, planted, known, settings)
@@ -280,7 +304,7 @@ def conclude(harm: str, from_share: Mapping[str, int | None], effect: float, eve
     for name, least in sorted(from_share.items(), key=lambda pair: (pair[1] or 101, pair[0])):
         if name != "nothing":
             print(f"  {name:20}{said(least)}")
-    others = {name: least for name, least in from_share.items() if name not in ("nothing", "retrain")}
+    others = {name: least for name, least in from_share.items() if name not in ("nothing", "retrain", ALIKE)}
     most = [name for name, least in others.items() if least is None or least > MOST]
     retraining = (from_share["retrain"] or 101) > MOST
     print(f"Retraining needs more than {MOST} % of the bad data: {'yes' if retraining else 'no'}.")
@@ -299,12 +323,21 @@ def conclude(harm: str, from_share: Mapping[str, int | None], effect: float, eve
         print(f"So what the paper found of such harm {'holds' if holds else 'does not hold in full'} here.")
 
 
-def methods_of(run: Run, asked: list[str] | None) -> list[Method]:
+def print_found(said: Mapping[int, list[dict[str, Any]]]) -> None:
+    """What was found beside the known, over all seeds."""
+    for share, seeds in said.items():
+        found, bad, left, seconds = (sum(one[key] for one in seeds) for key in ("found", "bad", "left", "looking"))
+        right = f", {bad / found:.0%} of them bad" if found else ""
+        all_ = f", which is {bad / left:.0%} of the bad ones that were not known" if left else ""
+        print(f"  {share} % known: {found / len(seeds):.0f} more found{right}{all_}; {seconds / len(seeds):.1f} s")
+
+
+def methods_of(run: Run, asked: list[str] | None) -> list[str]:
     """The controls first, then every method that serves a network that was trained as usual; or those that were asked for."""
-    controls = [lookup("forget", name) for name in ("nothing", "retrain")]
+    controls = ["nothing", "retrain", ALIKE]
     special = {"sisa", "s3t", "analytic", "newton", "nothing", "retrain"}
-    others = [one for one in registered("forget") if one.serves(run) and one.name not in special]
-    return controls + [one for one in others if asked is None or one.name in asked]
+    others = [one.name for one in registered("forget") if one.serves(run) and one.name not in special]
+    return controls + [one for one in others if asked is None or one in asked]
 
 
 def main(options: argparse.Namespace) -> None:
@@ -322,12 +355,12 @@ def main(options: argparse.Namespace) -> None:
                 methods = methods_of(planted.run, options.methods)
                 for one in methods:
                     for share in options.known:
-                        tuned = f"-search{options.search}" if options.search > 1 and one.search else ""
-                        first = options.known[0] if one.name == "nothing" else share
-                        path = folder / "results" / f"{one.name}{tuned}-{first}.npz"
+                        searched = one != ALIKE and options.search > 1 and lookup("forget", one).search
+                        first = options.known[0] if one == "nothing" else share
+                        path = folder / "results" / f"{one}{f'-search{options.search}' if searched else ''}-{first}.npz"
                         measure(one, planted, first, options.search, path)
-                        kept.setdefault((one.name, share), []).append(path)
-            names, shares = [one.name for one in methods], list(options.known)
+                        kept.setdefault((one, share), []).append(path)
+            names, shares = methods, list(options.known)
             harms, cleans = ({key: summed(paths, what) for key, paths in kept.items()} for what in ("harm", "clean"))
             print(
                 f"\n{'=' * 100}\n{options.setting}, {model}, {harm}: {options.train:,} training examples, {bad:,} of them bad; "
@@ -346,6 +379,8 @@ def main(options: argparse.Namespace) -> None:
                 }
                 for failed in sorted({one["failed"] for found in said.values() for one in found if one["failed"]}):
                     print(f"  {name} failed: {failed}")
+                if name == ALIKE:
+                    print_found(said)
                 if options.search > 1 and any(one["settings"] for found in said.values() for one in found):
                     chosen = {share: [one["settings"] for one in found] for share, found in said.items()}
                     print(f"  {name} chose: {chosen}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 # What a finding is about, the most harmful first.
-KINDS = ("leak", "label", "broken", "duplicate", "outlier", "column", "subgroup", "imbalance")
+KINDS = ("leak", "label", "alike", "broken", "duplicate", "outlier", "column", "subgroup", "imbalance")
 SUGGESTIONS = ("drop", "relabel", "review")
 # How long trainings on different choices are: regime of a comparison -> in words.
 REGIMES = {"epochs": "equal epochs", "steps": "equal steps", "time": "equal time, selecting counted"}

@@ -109,3 +109,39 @@ def test_other_models_and_corrections_go_with_stability(
     said = imprint("clean", run, *({"RUN": run, "right.csv": corrections}.get(word, word) for word in words))
     assert said.status != 0
     assert says in " ".join(said.err.split())
+
+
+def test_more_like_the_known_ones_can_be_forgotten(imprint: Imprint, run: Path, tmp_path: Path) -> None:
+    table = separable().with_row_index()
+    wrong = table.filter((pl.col("x") > 0) != (pl.col("label") == "high"), pl.col("split") == "train")["key"].to_list()
+    pl.DataFrame({"id": wrong[:6]}).write_csv(tmp_path / "known.csv")
+    out = tmp_path / "bad.csv"
+    said = imprint("clean", run, "--like", tmp_path / "known.csv", "--out", out)
+    assert said.status == 0, said.err
+    assert "6 were named" in said.out
+    assert f"--findings {out} --known" in said.out
+    found = pl.read_csv(out)
+    assert set(wrong[:6]) <= set(found["id"])
+    told = imprint("clean", run, "--like", ",".join(wrong[:6]), "--json").json
+    assert told["count"] == len(found)
+    assert told["kinds"][0]["kind"] == "alike"
+    assert told["notes"]
+    assert all(one["evidence"] != "named as bad" for one in told["findings"])
+    child = imprint("forget", run, "--findings", out, "--known", "--method", "nothing", "--out", tmp_path / "child")
+    assert child.status == 0, child.err
+    assert f"{len(found)} training examples forgotten" in child.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--like", "r001,nobody"), "'nobody'"),
+        (("--like", "r001,r002"), "2 of 180 training examples"),
+        (("trajectory", "--like", "r001"), "a search of its own"),
+        (("--report", "conflicts", "--like", "r001"), "of the whole set"),
+    ],
+)
+def test_what_is_like_nothing_says_why(imprint: Imprint, run: Path, words: tuple[str, ...], says: str) -> None:
+    said = imprint("clean", run, *words)
+    assert said.status != 0
+    assert says in said.err

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from imprint.answers import KINDS, Findings, Scores
+from imprint.cleaning.alike import alike
 from imprint.cleaning.annotators import annotators, crowdlab, dawid_skene
 from imprint.cleaning.balance import imbalance
 from imprint.cleaning.broken import unreadable
@@ -55,6 +56,7 @@ from imprint.methods import Method, asked, evaluate, evaluate_all
 
 __all__ = [
     "Flags",
+    "alike",
     "annotators",
     "clean",
     "columns",

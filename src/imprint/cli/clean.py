@@ -29,6 +29,10 @@ def command(
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Write all findings: .parquet, .csv, .jsonl.")
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option("--like", metavar="FILE|A,B", help="Known bad ids instead: find the others of their kind."),
+    ] = None,
     report: Annotated[
         str | None,
         typer.Option("--report", metavar="NAME", help="An audit of the whole set instead: overlap, macro, ..."),
@@ -62,6 +66,8 @@ def command(
       imprint clean runs/base
       imprint clean runs/base --kind label --top 50
       imprint clean runs/base --out findings.csv
+      imprint clean runs/base --like poisoned.csv --out all-poisoned.csv
+      imprint forget runs/base --findings all-poisoned.csv --known
       imprint clean runs/base --report macro --by sex      even between groups?
       imprint clean runs/base --report conflicts           where verdicts differ
       imprint clean runs/base --report stability --against runs/large \\
@@ -74,6 +80,9 @@ def command(
                   review: look at it, nothing is done by itself
       A finding without id concerns a column, a class or a group of examples,
       not one example.
+      with --like: --out holds the known ones, and those that the record tells from
+      everything else as it does the known; severity: the share of the known
+      that are less typical of their kind
 
     Audits (--report):
       overlap           how near the test is to the training examples
@@ -91,15 +100,17 @@ def command(
                      "review"}],
           "findings": [{"id", "position", "kind", "severity", "suggestion",
                         "suggested_value", "method", "evidence"}],
-          "out", "cost": {"seconds", "trainings"}}
+          "out", "cost": {"seconds", "trainings"}, "notes": [str]}
       findings holds the --top worst; --out writes all of them.
     JSON of --report: {"run", "report", "summary", "count", "rows", "out"}
     """
     if report is not None:
         from imprint.cli.clean_audit import report as show
 
-        if methods or kind:
-            raise MethodError("A report is of the whole set.", "Leave out methods and --kind, or leave out --report.")
+        if methods or kind or like:
+            raise MethodError(
+                "A report is of the whole set.", "Leave out methods, --kind and --like, or leave out --report."
+            )
         return show(run, report, by, votes, fleet, against, corrections, top, out, as_json)
     if by is not None:
         raise MethodError("--by makes groups for a report.", "Name one: --report macro or --report subpopulations.")
@@ -109,34 +120,48 @@ def command(
         raise MethodError("--fleet is for a report.", "Add --report subpopulations.")
     if against or corrections is not None:
         raise MethodError("--against and --corrections are for a report.", "Add --report stability.")
-    from imprint.cleaning import clean
+    import polars as pl
+
+    from imprint.cleaning import alike, clean
+    from imprint.cleaning.alike import NAMED
+    from imprint.cli.forget import ids_of
+    from imprint.cli.output import paragraph
     from imprint.methods import lookup
     from imprint.recording import load
 
+    if like is not None and methods:
+        raise MethodError("--like is a search of its own.", "Leave out the methods, or leave out --like.")
     folder = o.run_folder(run)
     chosen = [lookup("clean", name).name for name in methods or []]
     kinds_asked = kinds_of(kind)
     loaded = load(folder)
-    answer = clean(loaded, chosen or "auto")
-    o.keep(loaded, answer, chosen)
+    answer = clean(loaded, chosen or "auto") if like is None else alike(loaded, ids_of(like))
+    o.keep(loaded, answer, ["alike"] if like else chosen)
     findings = only(answer, kinds_asked)
     frame = findings.frame()
     kinds = by_kind(frame)
-    worst = frame.sort("severity", descending=True, nulls_last=True).head(top)
+    shown = frame if like is None else frame.filter(pl.col("evidence") != NAMED)  # whoever asks knows the named ones
+    worst = shown.sort("severity", descending=True, nulls_last=True, maintain_order=True).head(top)
     path = o.write_table(frame, out) if out else None
     if as_json:
         emit({
             "run": str(folder), "methods": list(findings.methods), "count": len(frame), "kinds": kinds,
-            "findings": worst, "out": path, "cost": findings.cost,
+            "findings": worst, "out": path, "cost": findings.cost, "notes": list(findings.notes),
         })  # fmt: skip
         return
     say(*overview(kinds, len(frame)))
     if top and len(worst):
         say("", f"Worst {len(worst)}:", *listing(worst))
     say("")
+    if like is not None:
+        named = len(frame) - len(shown)
+        say(*paragraph(f"{named:,} were named, {len(shown):,} more are like them. {' '.join(findings.notes)}"))
     say(f"All findings: {path}" if path else f"All findings to a file: imprint clean {shell(run)} --out findings.csv")
+    if like is not None and path:
+        say(f"Take them out of the model: imprint forget {shell(run)} --findings {shell(out or '')} --known")
     if len(frame):
-        say(f"One example: imprint show {shell(run)} --id ID", f"Does fixing help: imprint verify {shell(run)}")
+        fix = f" --findings {shell(out or '')}" if like is not None and path else ""
+        say(f"One example: imprint show {shell(run)} --id ID", f"Does fixing help: imprint verify {shell(run)}{fix}")
 
 
 def kinds_of(text: str | None) -> list[str] | None:

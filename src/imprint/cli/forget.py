@@ -92,6 +92,8 @@ def command(
       imprint forget runs/base --class spam --method nothing
       imprint forget runs/base --class spam --method ssd --search 8
       imprint forget runs/base --findings findings --json
+      imprint clean runs/base --like some-bad.csv --out bad.csv   know only some?
+      imprint forget runs/base --findings bad.csv --known
       imprint forget runs/base --ids leavers.csv --report   what an auditor reads
       imprint forget runs/base --ids leavers.csv --compare ssd,scrub   which method?
       imprint verify runs/base-retrain                                 is it gone?
@@ -165,7 +167,9 @@ def command(
     say("", *paragraph(document["guarantee"]))
     for one in document["notes"]:
         say("", *paragraph(one))
-    say("", "Next:", f"  imprint verify {shell(document['run'])}", f"  imprint erase {shell(document['run'])}")
+    others = [f"  imprint clean {shell(run)} --like {shell(ids)}    others of their kind"] if known and ids else []
+    steps = [f"  imprint verify {shell(document['run'])}", f"  imprint erase {shell(document['run'])}"]
+    say("", "Next:", *others, *steps)
 
 
 def deletion_report(child: Run) -> Path:

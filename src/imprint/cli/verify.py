@@ -264,7 +264,7 @@ def known_ids(path: str) -> list[str]:
     file = Path(o.source_of(path))
     match file.suffix:
         case ".csv":
-            frame = pl.read_csv(file)
+            frame = pl.read_csv(file, infer_schema=False)  # an id of 001 stays 001
         case ".parquet":
             frame = pl.read_parquet(file)
         case ".jsonl":

@@ -25,6 +25,7 @@ KINDS = {
     "subgroup": ("weak subgroup", "weak subgroups"),
     "column": ("column problem", "column problems"),
     "broken": ("broken input", "broken inputs"),
+    "alike": ("like a known bad one", "like known bad ones"),
 }
 
 

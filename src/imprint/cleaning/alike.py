@@ -1,0 +1,327 @@
+"""More like these: some bad examples are known, and the others of their kind are sought among the training examples.
+
+Whoever finds a poisoned batch, a mislabelling annotator or a broken sensor knows some of the bad examples, hardly ever all. To take only
+those out leaves most of the harm in the model (Goel et al. 2024, arXiv:2402.14015). But what was recorded of the known ones often tells
+them from everything else, and then from the record of the rest one can see which of these are of the same kind.
+
+It is learning from positive and unlabelled examples (Elkan, Noto 2008): a ridge regression tells the known from all others, and each
+example is scored by the regression that was fitted without it, in closed form. Three views of an example are tried:
+
+    class by class     features, and how the example was learned, within each class of a known example: a patch that stands for a class
+    across classes     how it was learned less what is usual in its class, and features likewise: the same, where there are few of a class
+    learned            how it was learned alone, its margin (values: its loss) after each epoch: wrong labels, whatever the class
+
+The view that ranks the known highest among all is taken: as the unlabelled are the good and the bad ones mixed, what ranks the known above
+the unlabelled ranks the bad above the good (Menon et al. 2015). How many there are follows from how many score as the known do: no more of
+the others can be bad than reach a score, over the share of the known that reach it (Blanchard, Lee, Scott 2010).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from imprint.answers import Findings
+from imprint.cleaning.flags import Flags, findings_table
+from imprint.errors import EvidenceError, IdError
+from imprint.evidence import named_rows
+from imprint.recording.needs import Dynamics, Features, Need
+
+if TYPE_CHECKING:
+    from imprint.recording import Run
+
+# Fewest known examples, in all and in a class that is looked at by itself.
+LEAST, OWN = 5, 3
+# Penalties of the ridge, in units of the mean of the Gram matrix's trace; the best is chosen as the view is.
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# Standard errors beyond which the known are told from the others by more than chance. Of 1,500 random choices, of the best of fifteen
+# scores each, none went beyond 4.2: scores depend on each other, as each example is among those that the others are scored by.
+CLEARLY = 5.0
+# Between which shares of the known a score is reached where the share of bad ones among the others is estimated. From half of them on:
+# with ten known, the least over all shares is low by chance (a quarter: nothing but bad ones is found, and a third of them is not).
+FEW, MOST = 0.5, 0.9
+BLOCK = 8192
+# Evidence of those that were known before.
+NAMED = "named as bad"
+SOURCE = (
+    "positive and unlabelled learning: Elkan, Noto 2008, KDD; how many: Blanchard, Lee, Scott 2010, JMLR 11; "
+    "the problem: Goel et al. 2024, arXiv:2402.14015"
+)
+HIGHER = "a larger share of the known bad examples is less typical of them than this one"
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How like the known examples the others are.
+
+    Attributes:
+        score: Of the view that was taken, each by a regression without the example; higher = more like the known, minus infinity: of a
+            class of which too few are known.
+        view: Its name.
+        skill: How often a known example scores above another: area under the ROC curve.
+        clear: Whether that is more than chance.
+        share: Estimated share of the others that are of the same kind; 0 where it is not clear.
+    """
+
+    score: Float[np.ndarray, " example"]
+    view: str
+    skill: float
+    clear: bool
+    share: float
+
+    def found(self, known: Bool[np.ndarray, " example"]) -> Int[np.ndarray, " some"]:
+        """Which of the others are taken to be of the same kind, the likest first."""
+        others = np.flatnonzero(~known & np.isfinite(self.score))
+        order = others[np.argsort(-self.score[others], kind="stable")]
+        return order[: round(self.share * int((~known).sum()))]
+
+
+def alike(run: Run, ids: Sequence[str] | pl.Series) -> Findings:
+    """The training examples that are like some that are known to be bad, and these, each suggested to be dropped.
+
+    No training, and nothing is read but the record: `imprint.forget(run, findings=alike(run, ids), known=True)` takes them out of the
+    model, `imprint.verify(alike(run, ids))` retrains without them, beside as many at random.
+
+    Args:
+        run: A recorded run.
+        ids: Ids of five training examples or more that are known to be bad, of one kind. Of two kinds, ask twice.
+
+    Returns:
+        Findings of the kind "alike", the likest first. Severity: the share of the known that are less typical of their kind, 1 for the
+        known ones themselves. Where nothing tells the known from the others, these are all, and a note says so.
+
+    Raises:
+        IdError: An id is of no training example; or they are fewer than five, or all.
+        EvidenceError: The run recorded neither how examples were learned nor their features.
+
+    >>> import imprint
+    >>> corpus = imprint.open("examples/data/notmnist.parquet", target="label")
+    >>> run = imprint.fit(imprint.Learner("linear", epochs=2), corpus, "runs/alike", progress=False)
+    >>> found = imprint.cleaning.alike(run, run.ids[:8])
+    >>> found.table.filter(found.table["severity"] == 1)["id"].to_list()[:3] == run.ids[:3].to_list()
+    True
+    """
+    began = time.perf_counter()
+    known = places_of(run, ids)
+    learned, features = evidence_of(run)
+    group = run.target().numpy() if run.task.name == "classification" else None
+    found = resemblance(known, learned, features, group)
+    flags = flagged(found, known)
+    table = findings_table(flags, "alike", "alike", run)
+    note = (
+        f"What tells the {int(known.sum()):,} known examples from the others is {found.view}: one of them is above another "
+        f"example {found.skill:.1%} of the time."
+        if found.clear
+        else f"Nothing that was recorded tells the {int(known.sum()):,} known examples from the others (best: {found.view}, above "
+        f"another {found.skill:.1%} of the time, which may be chance): only these are listed. Know more of them, or of one kind."
+    )
+    return Findings(
+        verb="clean", methods=("alike",), source={"alike": SOURCE}, higher={"alike": HIGHER},
+        run={"path": str(run.path), "corpus": run.fingerprint},
+        cost={"seconds": time.perf_counter() - began, "trainings": 0}, table=table, notes=(note,),
+    )  # fmt: skip
+
+
+def places_of(run: Run, ids: Sequence[str] | pl.Series) -> Bool[np.ndarray, " example"]:
+    """Which training examples are named.
+
+    Raises:
+        IdError: An id is of no training example, or they are fewer than five, or all.
+    """
+    rows = named_rows(run, list(ids), "bad examples")
+    known = np.isin(run.rows(), rows)
+    if (count := int(known.sum())) < len(rows):
+        raise IdError(
+            f"{len(rows) - count} of {len(rows)} bad examples are no training examples.",
+            "Name examples of the split 'train': run.ids.",
+        )
+    if count < LEAST or count == len(known):
+        raise IdError(
+            f"{count} of {len(known):,} training examples are named as bad.",
+            f"Name {LEAST} or more, and not all: what they have in common is seen beside the others.",
+        )
+    return known
+
+
+def evidence_of(
+    run: Run,
+) -> tuple[Float[np.ndarray, "example epoch"] | None, Float[np.ndarray, "example feature"] | None]:
+    """How each example was learned, and its features; None for what the run cannot give.
+
+    Raises:
+        EvidenceError: It can give neither.
+    """
+    course = Dynamics("margin" if run.task.name == "classification" else "loss")
+    problems: list[EvidenceError] = []
+
+    def read(need: Need) -> np.ndarray | None:
+        try:
+            return np.asarray(run.gather([need])[need.name].float())
+        except EvidenceError as error:
+            problems.append(error)
+            return None
+
+    learned, features = read(course), read(Features())
+    if learned is None and features is None:
+        raise problems[-1]
+    return None if learned is None else learned.T, features
+
+
+def flagged(found: Alike, known: Bool[np.ndarray, " example"]) -> Flags:
+    """The known examples, and the others that are like them."""
+    named, others = np.flatnonzero(known), found.found(known)
+    own = np.sort(found.score[known])
+    typical = np.searchsorted(own, found.score[others], side="right") / len(own)
+    words = [f"like {share:.0%} of the known or more, by {found.view}" for share in typical]
+    return Flags(
+        row=np.concatenate([named, others]),
+        severity=np.concatenate([np.ones(len(named)), np.minimum(typical, 0.999)]).astype(np.float32),
+        suggestion=["drop"] * (len(named) + len(others)),
+        evidence=[NAMED] * len(named) + words,
+    )
+
+
+def resemblance(
+    known: Bool[np.ndarray, " example"],
+    learned: Float[np.ndarray, "example epoch"] | None,
+    features: Float[np.ndarray, "example feature"] | None,
+    group: Int[np.ndarray, " example"] | None = None,
+) -> Alike:
+    """Score all examples by the view that ranks the known highest.
+
+    Args:
+        known: Which are known.
+        learned: Margin or loss of each example after each epoch.
+        features: Of the trained model.
+        group: Class of each example; None where there are none.
+
+    >>> random = np.random.default_rng(0)
+    >>> features, known = random.normal(size=(300, 4)), np.arange(300) < 10
+    >>> features[:40, 1] += 6                                    # forty are of a kind, and ten of them known
+    >>> found = resemblance(known, None, features)
+    >>> sorted(found.found(known)) == list(range(10, 40)), found.clear
+    (True, True)
+    """
+    best: Alike | None = None
+    for view, score in views(known, learned, features, group):
+        skill = above(score, known)
+        if best is None or skill > best.skill:
+            best = Alike(score, view, skill, False, 0.0)
+    assert best is not None
+    count = int(known.sum())
+    clear = best.skill - CLEARLY * deviation(best.skill, count, len(known) - count) > 0.5
+    return Alike(best.score, best.view, best.skill, clear, share_of(best.score, known) if clear else 0.0)
+
+
+def views(
+    known: Bool[np.ndarray, " example"],
+    learned: Float[np.ndarray, "example epoch"] | None,
+    features: Float[np.ndarray, "example feature"] | None,
+    group: Int[np.ndarray, " example"] | None,
+) -> Iterator[tuple[str, Float[np.ndarray, " example"]]]:
+    """Name and scores of each view, with each penalty."""
+    parts = [one for one in (learned, features) if one is not None]
+    both = np.concatenate(parts, 1)
+    if learned is not None:
+        for score in left_out(learned, known):
+            yield "how it was learned", score
+    if group is None:
+        if features is not None:
+            for score in left_out(both, known):
+                yield "features", score
+        return
+    centred = both - means_of(both, group)
+    if learned is not None:  # margins as they are say more than what is left of them within a class
+        centred[:, : learned.shape[1]] = learned
+    for score in left_out(centred, known):
+        yield "features, less what is usual in its class", score
+    scores = np.full((len(PENALTIES), len(known)), -np.inf)
+    for one in np.unique(group[known]):
+        own = np.flatnonzero(group == one)
+        if OWN <= known[own].sum() < len(own):
+            scores[:, own] = list(left_out(both[own], known[own]))
+    for score in scores:
+        yield "features within its class", score
+
+
+def means_of(
+    values: Float[np.ndarray, "example number"], group: Int[np.ndarray, " example"]
+) -> Float[np.ndarray, "example number"]:
+    """For each example the mean of its group."""
+    codes, place = np.unique(group, return_inverse=True)
+    total = np.zeros((len(codes), values.shape[1]))
+    np.add.at(total, place, values)
+    return (total / np.bincount(place)[:, None])[place]
+
+
+def left_out(
+    values: Float[np.ndarray, "example number"], known: Bool[np.ndarray, " example"]
+) -> Iterator[Float[np.ndarray, " example"]]:
+    """Scores of each penalty: what a ridge regression of +1 (known) and -1 (others) says of an example that it was fitted without.
+
+    Known and others weigh the same in all. Of a weighted ridge regression with residual r and leverage h, the residual without the example
+    is r / (1 - h), so that one decomposition of the Gram matrix gives all of them, for every penalty.
+    """
+    count = len(known)
+    target = np.where(known, 1.0, -1.0)
+    weight = np.where(known, 0.5 / known.sum(), 0.5 / (~known).sum())  # of sum 1
+    spread = values.std(0, dtype=np.float64)
+    live = spread > 1e-9 * max(1.0, float(np.abs(values).max()))
+    scaled = ((values[:, live] - values[:, live].mean(0, dtype=np.float64)) / spread[live]).astype(np.float64)
+    scaled -= weight @ scaled
+    gram = np.zeros((scaled.shape[1], scaled.shape[1]))
+    for begin in range(0, count, BLOCK):
+        some = scaled[begin : begin + BLOCK]
+        gram += (some * weight[begin : begin + BLOCK, None]).T @ some
+    along, directions = np.linalg.eigh(gram)
+    turned = scaled @ directions
+    moment = turned.T @ (weight * target)  # targets are of weighted mean 0
+    size = max(float(np.trace(gram)) / max(1, len(gram)), 1e-12)
+    for penalty in PENALTIES:
+        inverse = 1 / (np.maximum(along, 0) + penalty * size)
+        said = turned @ (inverse * moment)
+        leverage = np.minimum(weight * (1 + np.square(turned) @ inverse), 1 - 1e-9)
+        yield target - (target - said) / (1 - leverage)
+
+
+def above(score: Float[np.ndarray, " example"], known: Bool[np.ndarray, " example"]) -> float:
+    """How often a known example scores above another, a tie counting half.
+
+    >>> above(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False]))
+    0.625
+    """
+    rank = pl.Series(score).rank("average").to_numpy()
+    many = int(known.sum())
+    return float((rank[known].sum() - many * (many + 1) / 2) / (many * (len(known) - many)))
+
+
+def deviation(skill: float, known: int, others: int) -> float:
+    """Standard error of an area under the ROC curve (Hanley, McNeil 1982)."""
+    one, two = skill / (2 - skill), 2 * skill**2 / (1 + skill)
+    variance = skill * (1 - skill) + (known - 1) * (one - skill**2) + (others - 1) * (two - skill**2)
+    return math.sqrt(max(variance, 0.0) / (known * others))
+
+
+def share_of(score: Float[np.ndarray, " example"], known: Bool[np.ndarray, " example"]) -> float:
+    """The most of the others that can be of the kind of the known: the least, over scores, of (share of others) / (share of known).
+
+    As known examples are few, only scores that half to nine tenths of them reach are looked at, and the share that reaches the j-th
+    highest of m is on average j / (m + 1).
+
+    >>> score = np.concatenate([np.linspace(5, 6, 20), np.linspace(5, 6, 40), np.linspace(-1, 0, 160)])
+    >>> round(share_of(score, np.arange(220) < 20), 2)
+    0.2
+    """
+    own, others = np.sort(score[known])[::-1], np.sort(score[~known])
+    count = len(own)
+    places = np.arange(max(OWN, int(FEW * count)), max(OWN, int(MOST * count)) + 1)
+    reached = own[places - 1]
+    share = 1 - np.searchsorted(others, reached, side="left") / len(others)
+    return float(np.min(np.where(np.isfinite(reached), share / (places / (count + 1)), 1.0)).clip(0, 1))
