@@ -14,8 +14,8 @@ from sklearn.linear_model import Ridge
 
 import imprint
 from imprint.cleaning import alike
-from imprint.cleaning.alike import NAMED, PENALTIES, above, left_out, resemblance, share_of
-from imprint.errors import IdError
+from imprint.cleaning.alike import NAMED, PENALTIES, above, left_out, missable, resemblance, share_of
+from imprint.errors import IdError, MethodError
 from imprint.recording import Run
 
 
@@ -54,6 +54,30 @@ def test_about_as_many_are_found_as_there_are(seed: int, known: int, more: int) 
     assert (
         len(set(found) - there) <= 0.7 * more + 2
     )  # how many follows from ten known ones, and is no better than these
+
+
+@pytest.mark.parametrize("recall", [0.8, 0.9, 0.95])
+def test_a_recall_is_kept_on_average(recall: float) -> None:
+    """Over sixty random choices of the known among the bad, which lie on a slope from the good to far away."""
+    random = np.random.default_rng(int(100 * recall))
+    features, bad = random.normal(size=(400, 4)), np.arange(400) < 120
+    features[bad, 0] += random.uniform(1, 6, 120)
+    shares = []
+    for _ in range(60):
+        known = np.zeros(400, bool)
+        known[random.choice(120, 40, replace=False)] = True
+        found = resemblance(known, None, features).found(known, recall)
+        shares.append(bad[found].sum() / 80)
+    assert np.mean(shares) > recall - 0.03
+
+
+def test_few_cannot_promise_much() -> None:
+    assert missable(19, 0.95) == 1
+    with pytest.raises(MethodError, match=r"18 known examples.*\n.*0\.94 or less, or name 19"):
+        missable(18, 0.95)
+    for wrong in (0, 1, 1.5, True):
+        with pytest.raises(MethodError, match="no share"):
+            missable(50, wrong)
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(5, 100))

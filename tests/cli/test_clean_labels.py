@@ -127,6 +127,8 @@ def test_more_like_the_known_ones_can_be_forgotten(imprint: Imprint, run: Path, 
     assert told["kinds"][0]["kind"] == "alike"
     assert told["notes"]
     assert all(one["evidence"] != "named as bad" for one in told["findings"])
+    wider = imprint("clean", run, "--like", tmp_path / "known.csv", "--recall", 0.8, "--json").json
+    assert wider["count"] >= 6
     child = imprint("forget", run, "--findings", out, "--known", "--method", "nothing", "--out", tmp_path / "child")
     assert child.status == 0, child.err
     assert f"{len(found)} training examples forgotten" in child.out
@@ -139,6 +141,8 @@ def test_more_like_the_known_ones_can_be_forgotten(imprint: Imprint, run: Path, 
         (("--like", "r001,r002"), "2 of 180 training examples"),
         (("trajectory", "--like", "r001"), "a search of its own"),
         (("--report", "conflicts", "--like", "r001"), "of the whole set"),
+        (("--recall", "0.9"), "Add --like"),
+        (("--like", "r001,r002,r003,r005,r006", "--recall", "0.9"), "Give recall=0.83 or less, or name 9"),
     ],
 )
 def test_what_is_like_nothing_says_why(imprint: Imprint, run: Path, words: tuple[str, ...], says: str) -> None:

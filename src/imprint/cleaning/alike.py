@@ -13,7 +13,9 @@ example is scored by the regression that was fitted without it, in closed form. 
 
 The view that ranks the known highest among all is taken: as the unlabelled are the good and the bad ones mixed, what ranks the known above
 the unlabelled ranks the bad above the good (Menon et al. 2015). How many there are follows from how many score as the known do: no more of
-the others can be bad than reach a score, over the share of the known that reach it (Blanchard, Lee, Scott 2010).
+the others can be bad than reach a score, over the share of the known that reach it (Blanchard, Lee, Scott 2010). That is cautious. Where
+hardly one may be missed, all are taken that score as high as all but a few of the known: as known and unknown ones are of one kind, such a
+score is reached by as large a share of the unknown (the argument of conformal prediction; Vovk, Gammerman, Shafer 2005).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 
 from imprint.answers import Findings
 from imprint.cleaning.flags import Flags, findings_table
-from imprint.errors import EvidenceError, IdError
+from imprint.errors import EvidenceError, IdError, MethodError
 from imprint.evidence import named_rows
 from imprint.recording.needs import Dynamics, Features, Need
 
@@ -76,14 +78,17 @@ class Alike:
     clear: bool
     share: float
 
-    def found(self, known: Bool[np.ndarray, " example"]) -> Int[np.ndarray, " some"]:
-        """Which of the others are taken to be of the same kind, the likest first."""
+    def found(self, known: Bool[np.ndarray, " example"], recall: float | None = None) -> Int[np.ndarray, " some"]:
+        """Which of the others are taken to be of the same kind, the likest first: as many as are thought to be, or for a recall."""
         others = np.flatnonzero(~known & np.isfinite(self.score))
         order = others[np.argsort(-self.score[others], kind="stable")]
-        return order[: round(self.share * int((~known).sum()))]
+        if recall is None or not self.clear:
+            return order[: round(self.share * int((~known).sum()))]
+        missed = missable(int(known.sum()), recall)
+        return order[self.score[order] >= np.sort(self.score[known])[missed - 1]]
 
 
-def alike(run: Run, ids: Sequence[str] | pl.Series) -> Findings:
+def alike(run: Run, ids: Sequence[str] | pl.Series, *, recall: float | None = None) -> Findings:
     """The training examples that are like some that are known to be bad, and these, each suggested to be dropped.
 
     No training, and nothing is read but the record: `imprint.forget(run, findings=alike(run, ids), known=True)` takes them out of the
@@ -92,6 +97,9 @@ def alike(run: Run, ids: Sequence[str] | pl.Series) -> Findings:
     Args:
         run: A recorded run.
         ids: Ids of five training examples or more that are known to be bad, of one kind. Of two kinds, ask twice.
+        recall: Share of the bad examples that nobody knows yet which is to be found on average, if the known are drawn from all of them at
+            random: 0.95 misses one in twenty, and names more that are good. None names as many as there are thought to be, which is
+            cautious: what it names is mostly bad, and it misses more.
 
     Returns:
         Findings of the kind "alike", the likest first. Severity: the share of the known that are less typical of their kind, 1 for the
@@ -99,6 +107,7 @@ def alike(run: Run, ids: Sequence[str] | pl.Series) -> Findings:
 
     Raises:
         IdError: An id is of no training example; or they are fewer than five, or all.
+        MethodError: So few known examples cannot tell what such a recall takes.
         EvidenceError: The run recorded neither how examples were learned nor their features.
 
     >>> import imprint, tempfile
@@ -117,10 +126,12 @@ def alike(run: Run, ids: Sequence[str] | pl.Series) -> Findings:
     """
     began = time.perf_counter()
     known = places_of(run, ids)
+    if recall is not None:
+        missable(int(known.sum()), recall)
     learned, features = evidence_of(run)
     group = run.target().numpy() if run.task.name == "classification" else None
     found = resemblance(known, learned, features, group)
-    flags = flagged(found, known)
+    flags = flagged(found, known, recall)
     table = findings_table(flags, "alike", "alike", run)
     note = (
         f"What tells the {int(known.sum()):,} known examples from the others is {found.view}: one of them is above another "
@@ -181,9 +192,33 @@ def evidence_of(
     return None if learned is None else learned.T, features
 
 
-def flagged(found: Alike, known: Bool[np.ndarray, " example"]) -> Flags:
+def missable(known: int, recall: float) -> int:
+    """The how manieth least typical known example others must score as high as, for a recall.
+
+    Of known and unknown examples of one kind in a random order of scores, an unknown one is below the k-th lowest of m known ones with
+    probability k / (m + 1).
+
+    Raises:
+        MethodError: It is no share, or more than so many known examples can show.
+
+    >>> missable(99, 0.95), missable(10, 0.9)
+    (5, 1)
+    """
+    if isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 < recall < 1:
+        raise MethodError(f"recall={recall!r} is no share between 0 and 1.", "Give 0.95, or leave it out.")
+    missed = int((1 - recall) * (known + 1) + 1e-9)
+    if not missed:
+        most = known / (known + 1)
+        raise MethodError(
+            f"{known} known examples do not tell what finds {recall:.4g} of the others of their kind.",
+            f"Give recall={math.floor(100 * most) / 100:g} or less, or name {math.ceil(recall / (1 - recall) - 1e-9)} that are known.",
+        )
+    return missed
+
+
+def flagged(found: Alike, known: Bool[np.ndarray, " example"], recall: float | None = None) -> Flags:
     """The known examples, and the others that are like them."""
-    named, others = np.flatnonzero(known), found.found(known)
+    named, others = np.flatnonzero(known), found.found(known, recall)
     own = np.sort(found.score[known])
     typical = np.searchsorted(own, found.score[others], side="right") / len(own)
     words = [f"like {share:.0%} of the known or more, by {found.view}" for share in typical]

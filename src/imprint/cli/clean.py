@@ -33,6 +33,10 @@ def command(
         str | None,
         typer.Option("--like", metavar="FILE|A,B", help="Known bad ids instead: find the others of their kind."),
     ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option("--recall", metavar="X", help="With --like: share of them to find. Default: cautious."),
+    ] = None,
     report: Annotated[
         str | None,
         typer.Option("--report", metavar="NAME", help="An audit of the whole set instead: overlap, macro, ..."),
@@ -82,7 +86,8 @@ def command(
       not one example.
       with --like: --out holds the known ones, and those that the record tells from
       everything else as it does the known; severity: the share of the known
-      that are less typical of their kind
+      that are less typical of their kind. As many as there are thought to be,
+      which is cautious; --recall 0.95 misses one in twenty, and names more
 
     Audits (--report):
       overlap           how near the test is to the training examples
@@ -107,9 +112,10 @@ def command(
     if report is not None:
         from imprint.cli.clean_audit import report as show
 
-        if methods or kind or like:
+        if methods or kind or like or recall:
             raise MethodError(
-                "A report is of the whole set.", "Leave out methods, --kind and --like, or leave out --report."
+                "A report is of the whole set.",
+                "Leave out methods, --kind, --like and --recall, or leave out --report.",
             )
         return show(run, report, by, votes, fleet, against, corrections, top, out, as_json)
     if by is not None:
@@ -129,13 +135,15 @@ def command(
     from imprint.methods import lookup
     from imprint.recording import load
 
+    if recall is not None and like is None:
+        raise MethodError("--recall is about examples that are like known ones.", "Add --like FILE, or leave it out.")
     if like is not None and methods:
         raise MethodError("--like is a search of its own.", "Leave out the methods, or leave out --like.")
     folder = o.run_folder(run)
     chosen = [lookup("clean", name).name for name in methods or []]
     kinds_asked = kinds_of(kind)
     loaded = load(folder)
-    answer = clean(loaded, chosen or "auto") if like is None else alike(loaded, ids_of(like))
+    answer = clean(loaded, chosen or "auto") if like is None else alike(loaded, ids_of(like), recall=recall)
     o.keep(loaded, answer, ["alike"] if like else chosen)
     findings = only(answer, kinds_asked)
     frame = findings.frame()
