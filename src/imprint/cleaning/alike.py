@@ -193,7 +193,7 @@ def evidence_of(
 
 
 def missable(known: int, recall: float) -> int:
-    """The how manieth least typical known example others must score as high as, for a recall.
+    """Rank, from the least typical on, of the known example that others must score as high as, for a recall.
 
     Of known and unknown examples of one kind in a random order of scores, an unknown one is below the k-th lowest of m known ones with
     probability k / (m + 1).
@@ -280,18 +280,18 @@ def views(
             for score in left_out(both, known):
                 yield "features", score
         return
-    centred = both - means_of(both, group)
-    if learned is not None:  # margins as they are say more than what is left of them within a class
-        centred[:, : learned.shape[1]] = learned
-    for score in left_out(centred, known):
-        yield "features, less what is usual in its class", score
+    if features is not None:
+        centred = features - means_of(features, group)
+        # Margins as they are say more than what is left of them within a class.
+        for score in left_out(centred if learned is None else np.concatenate([learned, centred], 1), known):
+            yield "features, less what is usual in its class", score
     scores = np.full((len(PENALTIES), len(known)), -np.inf)
     for one in np.unique(group[known]):
         own = np.flatnonzero(group == one)
         if OWN <= known[own].sum() < len(own):
             scores[:, own] = left_out(both[own], known[own])
     for score in scores:
-        yield "features within its class", score
+        yield f"{'how it was learned' if features is None else 'features'} within its class", score
 
 
 def means_of(
