@@ -7,9 +7,9 @@ them from everything else, and then from the record of the rest one can see whic
 It is learning from positive and unlabelled examples (Elkan, Noto 2008): a ridge regression tells the known from all others, and each
 example is scored by the regression that was fitted without it, in closed form. Three views of an example are tried:
 
-    class by class     features, and how the example was learned, within each class of a known example: a patch that stands for a class
-    across classes     how it was learned less what is usual in its class, and features likewise: the same, where there are few of a class
-    learned            how it was learned alone, its margin (values: its loss) after each epoch: wrong labels, whatever the class
+    how it was learned              its margin (values: its loss) after each epoch: wrong labels, whatever the class
+    features less what is usual     the same, and features less the mean of its class: a patch that stands for a class
+    features within its class       the same, each class with a regression of its own: classes that were taken for each other
 
 The view that ranks the known highest among all is taken: as the unlabelled are the good and the bad ones mixed, what ranks the known above
 the unlabelled ranks the bad above the good (Menon et al. 2015). How many there are follows from how many score as the known do: no more of
@@ -84,8 +84,9 @@ class Alike:
         order = others[np.argsort(-self.score[others], kind="stable")]
         if recall is None or not self.clear:
             return order[: round(self.share * int((~known).sum()))]
-        missed = missable(int(known.sum()), recall)
-        return order[self.score[order] >= np.sort(self.score[known])[missed - 1]]
+        own = np.sort(self.score[known & np.isfinite(self.score)])
+        missed = max(1, int((1 - recall) * (len(own) + 1) + 1e-9))
+        return order[self.score[order] >= own[missed - 1]]
 
 
 def alike(run: Run, ids: Sequence[str] | pl.Series, *, recall: float | None = None) -> Findings:

@@ -214,7 +214,7 @@ def search_settings(
         trial = Trial(settings, value, sets, lost, expected, round(sum(done.seconds), 3))
         if kept is not None:
             with kept.open("a") as file:
-                file.write(json.dumps(trial.spec()) + "\n")
+                file.write(f"\n{json.dumps(trial.spec())}\n")  # on a line of its own, whatever a kill left
         return worth(trial)
 
     best = walked(grid, budget, tried)
