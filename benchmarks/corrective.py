@@ -221,7 +221,8 @@ def measure(name: str, planted: Planted, share: int, search: int, path: Path) ->
     said: dict[str, Any] = {"known": len(known), "failed": None, "seconds": None}
     if name in (ALIKE, MORE):
         began = time.perf_counter()
-        named, known = known, with_alike(planted, known, RECALL if name == MORE else None)
+        recall = min(RECALL, len(known) / (len(known) + 1)) if name == MORE else None  # or what so few can show
+        named, known = known, with_alike(planted, known, recall)
         more = np.setdiff1d(known, named)
         said |= {
             "found": len(more),
