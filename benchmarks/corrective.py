@@ -63,10 +63,8 @@ from imprint.recording import Run
 from imprint.verifying import crossed_interval
 
 KNOWN = (10, 25, 50, 75, 100)
-# The arm that looks for the rest of the bad examples first, and then retrains.
-ALIKE = "alike, retrain"
-# The same for nineteen of twenty.
-MORE, RECALL = "alike 95 %, retrain", 0.95
+# Arms that look for the rest of the bad examples first, and then retrain: as many as there are thought to be, or for a recall.
+ALIKE = {"alike, retrain": None, "alike 95 %, retrain": 0.95}
 VALIDATION = 500
 PATCH = 3
 # The class that the backdoor stands for; the two classes that are interchanged (pullover and coat, cat and dog).
@@ -217,11 +215,11 @@ def measure(name: str, planted: Planted, share: int, search: int, path: Path) ->
     if path.exists():
         return
     known = planted.bad[: max(1, round(len(planted.bad) * share / 100))]
-    one = lookup("forget", "retrain" if name in (ALIKE, MORE) else name)
+    one = lookup("forget", "retrain" if name in ALIKE else name)
     said: dict[str, Any] = {"known": len(known), "failed": None, "seconds": None}
-    if name in (ALIKE, MORE):
+    if name in ALIKE:
         began = time.perf_counter()
-        recall = min(RECALL, len(known) / (len(known) + 1)) if name == MORE else None  # or what so few can show
+        recall = ALIKE[name] and min(ALIKE[name], len(known) / (len(known) + 1))  # or what so few can show
         named, known = known, with_alike(planted, known, recall)
         more = np.setdiff1d(known, named)
         said |= {
@@ -308,7 +306,7 @@ def conclude(harm: str, from_share: Mapping[str, int | None], effect: float, eve
     for name, least in sorted(from_share.items(), key=lambda pair: (pair[1] or 101, pair[0])):
         if name != "nothing":
             print(f"  {name:20}{said(least)}")
-    others = {name: least for name, least in from_share.items() if name not in ("nothing", "retrain", ALIKE, MORE)}
+    others = {name: least for name, least in from_share.items() if name not in ("nothing", "retrain", *ALIKE)}
     most = [name for name, least in others.items() if least is None or least > MOST]
     retraining = (from_share["retrain"] or 101) > MOST
     print(f"Retraining needs more than {MOST} % of the bad data: {'yes' if retraining else 'no'}.")
@@ -340,7 +338,7 @@ def print_found(name: str, said: Mapping[int, list[dict[str, Any]]]) -> None:
 
 def methods_of(run: Run, asked: list[str] | None) -> list[str]:
     """The controls first, then every method that serves a network that was trained as usual; or those that were asked for."""
-    controls = ["nothing", "retrain", ALIKE, MORE]
+    controls = ["nothing", "retrain", *ALIKE]
     special = {"sisa", "s3t", "analytic", "newton", "nothing", "retrain"}
     others = [one.name for one in registered("forget") if one.serves(run) and one.name not in special]
     return controls + [one for one in others if asked is None or one in asked]
@@ -361,7 +359,7 @@ def main(options: argparse.Namespace) -> None:
                 methods = methods_of(planted.run, options.methods)
                 for one in methods:
                     for share in options.known:
-                        searched = one not in (ALIKE, MORE) and options.search > 1 and lookup("forget", one).search
+                        searched = one not in ALIKE and options.search > 1 and lookup("forget", one).search
                         first = options.known[0] if one == "nothing" else share
                         path = folder / "results" / f"{one}{f'-search{options.search}' if searched else ''}-{first}.npz"
                         measure(one, planted, first, options.search, path)
@@ -385,7 +383,7 @@ def main(options: argparse.Namespace) -> None:
                 }
                 for failed in sorted({one["failed"] for found in said.values() for one in found if one["failed"]}):
                     print(f"  {name} failed: {failed}")
-                if name in (ALIKE, MORE):
+                if name in ALIKE:
                     print_found(name, said)
                 if options.search > 1 and any(one["settings"] for found in said.values() for one in found):
                     chosen = {share: [one["settings"] for one in found] for share, found in said.items()}

@@ -122,6 +122,7 @@ def test_more_like_the_known_ones_can_be_forgotten(imprint: Imprint, run: Path, 
     assert f"--findings {out} --known" in said.out
     found = pl.read_csv(out)
     assert set(wrong[:6]) <= set(found["id"])
+    assert "--like" in imprint("clean", run, "--like", tmp_path / "known.csv").out  # in the command that writes a file
     told = imprint("clean", run, "--like", ",".join(wrong[:6]), "--json").json
     assert told["count"] == len(found)
     assert told["kinds"][0]["kind"] == "alike"

@@ -85,8 +85,7 @@ class Alike:
         if recall is None or not self.clear:
             return order[: round(self.share * int((~known).sum()))]
         own = np.sort(self.score[known & np.isfinite(self.score)])
-        missed = max(1, int((1 - recall) * (len(own) + 1) + 1e-9))
-        return order[self.score[order] >= own[missed - 1]]
+        return order[self.score[order] >= own[max(1, rank_for(len(own), recall)) - 1]]
 
 
 def alike(run: Run, ids: Sequence[str] | pl.Series, *, recall: float | None = None) -> Findings:
@@ -193,11 +192,17 @@ def evidence_of(
     return None if learned is None else learned.T, features
 
 
-def missable(known: int, recall: float) -> int:
-    """Rank, from the least typical on, of the known example that others must score as high as, for a recall.
+def rank_for(known: int, recall: float) -> int:
+    """Rank, from the least typical on, of the known example that others must score as high as, for a recall; 0 where no score is enough.
 
     Of known and unknown examples of one kind in a random order of scores, an unknown one is below the k-th lowest of m known ones with
     probability k / (m + 1).
+    """
+    return int((1 - recall) * (known + 1) + 1e-9)
+
+
+def missable(known: int, recall: float) -> int:
+    """That rank, if so many known examples can show such a recall.
 
     Raises:
         MethodError: It is no share, or more than so many known examples can show.
@@ -207,7 +212,7 @@ def missable(known: int, recall: float) -> int:
     """
     if isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 < recall < 1:
         raise MethodError(f"recall={recall!r} is no share between 0 and 1.", "Give 0.95, or leave it out.")
-    missed = int((1 - recall) * (known + 1) + 1e-9)
+    missed = rank_for(known, recall)
     if not missed:
         most = known / (known + 1)
         raise MethodError(

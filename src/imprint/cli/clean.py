@@ -164,7 +164,8 @@ def command(
     if like is not None:
         named = len(frame) - len(shown)
         say(*paragraph(f"{named:,} were named, {len(shown):,} more are like them. {' '.join(findings.notes)}"))
-    say(f"All findings: {path}" if path else f"All findings to a file: imprint clean {shell(run)} --out findings.csv")
+    again = f"imprint clean {shell(run)}{f' --like {shell(like)}' if like is not None else ''} --out findings.csv"
+    say(f"All findings: {path}" if path else f"All findings to a file: {again}")
     if like is not None and path:
         say(f"Take them out of the model: imprint forget {shell(run)} --findings {shell(out or '')} --known")
     if len(frame):
